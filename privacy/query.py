@@ -1,0 +1,144 @@
+"""The one question type: a sum over customers of a bounded integer contribution.
+
+A sum query maps each person to a sparse vector of integers whose squared L2 norm is at most `bound_squared`. Removing
+or adding one person therefore changes the sum by at most sqrt(bound_squared) in L2: that number, exact and in integer
+units, is the sensitivity from which the door computes the noise. The door does not trust the query to keep its bound:
+`bounded_total` checks every person's contribution in exact integer arithmetic and lets one that breaks it count as
+zero, so the guarantee rests on these few lines and not on each query's mathematics.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohortium.privacy.table import CustomerTable
+from cohortium.study.errors import Defect
+
+__all__ = ["SCALE", "Contribution", "QuerySpec", "SumQuery", "bounded_total", "quantise", "unit_scale"]
+
+SCALE = 2**24
+"""Integer units per 1.0 of a contribution. Counts are scaled too, so that sigma is at least 2**20 units everywhere."""
+
+_BLOCK_WORDS = 2**21
+_MAX_WORD = 2**28
+_LOW_HALF = 2**32 - 1
+_CLIP_SLACK = 1.0 - 2.0**-40
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What each of some people adds to the sum, sparsely.
+
+    Args:
+        columns: integer positions, shape (people, words); positions of one person must be distinct.
+        values: int64, same shape; what the person adds at that position.
+    """
+
+    columns: NDArray[np.int64]
+    values: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class QuerySpec:
+    """A query as it travels: its kind, JSON scalars and arrays of declared shape. `models.catalogue` rebuilds it."""
+
+    kind: str
+    scalars: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+class SumQuery(Protocol):
+    """A question about an institution's customers that a sum answers."""
+
+    @property
+    def width(self) -> int:
+        """Words in the answer."""
+        ...
+
+    @property
+    def bound_squared(self) -> int:
+        """Largest squared L2 norm of one person's contribution, in squared integer units. Exact."""
+        ...
+
+    @property
+    def words_per_person(self) -> int:
+        """Entries of one person's sparse contribution: what the block size is computed from."""
+        ...
+
+    def contribute(self, people: CustomerTable) -> Contribution:
+        """Each person's contribution, a function of that person's row and the query alone."""
+        ...
+
+    def spec(self) -> QuerySpec:
+        """The query as it travels."""
+        ...
+
+
+def quantise(values: NDArray[np.float64], radius: float = 1.0) -> NDArray[np.int64]:
+    """Rows clipped to an L2 norm of `radius`, divided by it, scaled and truncated toward zero.
+
+    Args:
+        values: float64, shape (people, dimensions).
+        radius: clipping norm, positive, in the unit of the values.
+
+    Returns:
+        int64 of the same shape. The L2 norm of every row is at most SCALE: truncation cannot lengthen a row, and the
+        clip stops short of the radius by more than the rounding of its own division.
+    """
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    factor = SCALE * _CLIP_SLACK / np.maximum(norms, radius)
+    quantised: NDArray[np.int64] = np.trunc(values * factor).astype(np.int64)
+    return quantised
+
+
+def unit_scale(weight: float) -> int:
+    """A weight relative to 1.0 in integer units, rounded down."""
+    return math.floor(weight * SCALE)
+
+
+def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
+    """The exact integer sum of all contributions, each checked against the query's bound.
+
+    Formal guarantee: for every table and every person, adding or removing the person changes the result by at most
+    sqrt(query.bound_squared) in L2, whatever `query.contribute` returns for that person, provided that `contribute`
+    looks at each row alone.
+
+    Edge cases: a person whose contribution breaks the bound, repeats a position or leaves the vector counts as zero;
+    an empty table gives zeros; a contribution of the wrong shape or dtype is a `Defect` that depends on the query
+    alone.
+    """
+    total = np.zeros(query.width, dtype=np.int64)
+    words = max(query.words_per_person, 1)
+    for block in people.blocks(max(_BLOCK_WORDS // words, 1)):
+        part = query.contribute(block)
+        shape = (len(block), query.words_per_person)
+        if part.columns.shape != shape or part.values.shape != shape or part.values.dtype != np.int64:
+            raise Defect(f"{type(query).__name__}: contribution of a wrong shape or dtype")
+        kept = _within_bound(part, query)
+        if kept.all():
+            np.add.at(total, part.columns.ravel(), part.values.ravel())
+        else:
+            np.add.at(total, part.columns[kept].ravel(), part.values[kept].ravel())
+    return total
+
+
+def _within_bound(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
+    """Which people keep the bound, decided row by row in integers that cannot overflow."""
+    small: NDArray[np.bool_] = np.logical_and(part.values >= -_MAX_WORD, part.values <= _MAX_WORD).all(axis=1)
+    inside = ((part.columns >= 0) & (part.columns < query.width)).all(axis=1)
+    columns = part.columns
+    if not (columns[:, 1:] > columns[:, :-1]).all():
+        columns = np.sort(columns, axis=1)
+    distinct = (columns[:, 1:] > columns[:, :-1]).all(axis=1)
+    # squares are at most 2**56: added in two 32-bit halves, so that any number of words is exact in int64
+    squares = np.where(small[:, np.newaxis], part.values, 0) ** 2
+    low = (squares & _LOW_HALF).sum(axis=1)
+    high = (squares >> 32).sum(axis=1) + (low >> 32)
+    bound_high, bound_low = divmod(query.bound_squared, 2**32)
+    within = (high < bound_high) | ((high == bound_high) & ((low & _LOW_HALF) <= bound_low))
+    return np.asarray(small & inside & distinct & within)

@@ -1,0 +1,5 @@
+"""Many institutions on one machine with the very apps that run deployed; data sets, baselines, estimators.
+
+May import every room but `cli`. Un-noised data may be compared with results here and only here, marked as such.
+Must never happen here: a second implementation of anything that a deployed federation runs.
+"""
