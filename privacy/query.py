@@ -129,7 +129,7 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
 
 def _within_bound(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
     """Which people keep the bound, decided row by row in integers that cannot overflow."""
-    small: NDArray[np.bool_] = np.logical_and(part.values >= -_MAX_WORD, part.values <= _MAX_WORD).all(axis=1)
+    small = np.asarray((np.abs(part.values).view(np.uint64) <= _MAX_WORD).all(axis=1))
     inside = ((part.columns >= 0) & (part.columns < query.width)).all(axis=1)
     columns = part.columns
     if not (columns[:, 1:] > columns[:, :-1]).all():

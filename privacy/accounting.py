@@ -1,0 +1,167 @@
+"""What releases cost: Gaussian differential privacy in exact integer units, rounded against the spender.
+
+The currency is mu^2 of Gaussian differential privacy (Dong, Roth, Su, "Gaussian differential privacy", JRSS-B 2022):
+a sum of L2 sensitivity D released with Gaussian noise of standard deviation sigma costs mu^2 = D^2 / sigma^2, and the
+cost of several releases, each chosen after seeing the earlier ones, is the sum of theirs as long as a filter stops
+before the sum passes a bound fixed in advance (Smith, Thakurta, "Fully adaptive composition for Gaussian
+differential privacy", arXiv 2210.17520, theorem 1).
+
+Our noise is the *discrete* Gaussian. Rounding continuous Gaussian noise to the nearest integer is post-processing of
+the Gaussian mechanism on an integer sum, so it is exactly mu-GDP; per coordinate, the discrete Gaussian lies within
+total variation 1 / (24 sigma^2) of the rounded one (proof in docs/privacy-guarantee.md). The second currency, `tv`,
+adds up these distances over all coordinates released. A programme that spent (mu^2, tv) is (epsilon, delta)-DP with
+
+    delta = Phi(-epsilon/mu + mu/2) - exp(epsilon) Phi(-epsilon/mu - mu/2) + (1 + exp(epsilon)) tv.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from dp_accounting.dp_event import GaussianDpEvent
+from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from cohortium.study.errors import CohortiumError
+
+__all__ = [
+    "MU2_UNIT",
+    "TV_UNIT",
+    "Spend",
+    "budget_for",
+    "delta_spent",
+    "epsilon_by_pld",
+    "epsilon_spent",
+    "price",
+    "sigma_for",
+]
+
+MU2_UNIT = Fraction(1, 2**48)
+"""One ledger unit of mu^2."""
+
+TV_UNIT = Fraction(1, 2**80)
+"""One ledger unit of total variation distance."""
+
+_TV_SHARE = 2.0**-10
+_MAX_EPSILON = 50.0
+_SAFETY = 1.0 - 1e-9
+
+
+@dataclass(frozen=True, order=False)
+class Spend:
+    """An amount of both currencies, in integer units. Spends add up; a budget is a spend that must not be passed.
+
+    Args:
+        mu2: units of mu^2, at least 0.
+        tv: units of total variation distance, at least 0.
+    """
+
+    mu2: int = 0
+    tv: int = 0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(self.mu2 + other.mu2, self.tv + other.tv)
+
+    def __sub__(self, other: Spend) -> Spend:
+        return Spend(self.mu2 - other.mu2, self.tv - other.tv)
+
+    def times(self, factor: int) -> Spend:
+        """This spend `factor` times."""
+        return Spend(self.mu2 * factor, self.tv * factor)
+
+    def fits(self, budget: Spend) -> bool:
+        """Whether neither currency passes the budget."""
+        return self.mu2 <= budget.mu2 and self.tv <= budget.tv
+
+    @property
+    def mu_squared(self) -> float:
+        """mu^2 as a float, for reports."""
+        return float(self.mu2 * MU2_UNIT)
+
+
+def budget_for(epsilon: float, delta: float) -> Spend:
+    """The largest spend that is still (epsilon, delta)-DP, rounded down in both currencies.
+
+    Of delta, one part in 1024 is kept for the discreteness of the noise; the rest bounds mu^2.
+
+    Raises:
+        CohortiumError: epsilon outside (0, 50] or delta outside (0, 0.1].
+    """
+    if not 0 < epsilon <= _MAX_EPSILON:
+        raise CohortiumError("epsilon must be above 0 and at most 50", fix="state an epsilon such as 1.0")
+    if not 0 < delta <= 0.1:
+        raise CohortiumError("delta must be above 0 and at most 0.1", fix="state a delta such as 1e-6")
+    target = delta * (1 - _TV_SHARE)
+    mu = brentq(lambda m: _gaussian_delta(epsilon, m * m) - target, 1e-6, 40.0, xtol=1e-15, rtol=1e-14) * _SAFETY
+    tv = delta * _TV_SHARE / (1 + math.exp(epsilon)) * _SAFETY
+    return Spend(math.floor(Fraction(mu) ** 2 / MU2_UNIT), math.floor(Fraction(tv) / TV_UNIT))
+
+
+def sigma_for(bound_squared: int, allotment: int) -> int:
+    """The smallest integer sigma at which a release of that squared sensitivity costs at most `allotment` mu2 units."""
+    if allotment < 1:
+        raise CohortiumError("a release without budget", fix="give its phase a larger share of the plan")
+    return _ceil_sqrt(Fraction(bound_squared) / (allotment * MU2_UNIT))
+
+
+def price(bound_squared: int, sigma: int, width: int) -> Spend:
+    """What one release of `width` words with squared sensitivity `bound_squared` costs, rounded up."""
+    return Spend(
+        mu2=math.ceil(Fraction(bound_squared, sigma * sigma) / MU2_UNIT),
+        tv=math.ceil(Fraction(width, 24 * sigma * sigma) / TV_UNIT),
+    )
+
+
+def epsilon_spent(spend: Spend, delta: float) -> float:
+    """The smallest epsilon such that the spend is (epsilon, delta)-DP; infinity when none up to 200 is.
+
+    delta_spent first falls with epsilon and, because exp(epsilon) multiplies tv, rises again: the first crossing from
+    the left, looked for in steps of 1/8 and then refined, is the answer.
+    """
+    if delta_spent(spend, 0.0) <= delta:
+        return 0.0
+    for step in range(1, 1601):
+        high = step / 8
+        if delta_spent(spend, high) <= delta:
+            root = brentq(lambda e: delta_spent(spend, e) - delta, high - 1 / 8, high, xtol=1e-12)
+            return float(root)
+    return math.inf
+
+
+def epsilon_by_pld(spend: Spend, delta: float) -> float:
+    """The same epsilon by the privacy loss distribution of `dp-accounting`, pessimistically discretised.
+
+    An independent code path for reports. It is sound for programmes fixed in advance; the ledger never refuses on it.
+    """
+    if spend.mu2 == 0:
+        return 0.0
+    accountant = PLDAccountant()
+    accountant.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
+    return float(accountant.get_epsilon(delta * (1 - _TV_SHARE)))
+
+
+def delta_spent(spend: Spend, epsilon: float) -> float:
+    """The delta at which the spend is (epsilon, delta)-DP."""
+    tv = float(spend.tv * TV_UNIT)
+    return _gaussian_delta(epsilon, spend.mu_squared) + (1 + math.exp(epsilon)) * tv
+
+
+def _gaussian_delta(epsilon: float, mu_squared: float) -> float:
+    """delta(epsilon) of mu-GDP (Dong, Roth, Su 2022, corollary 2.13), stable in the tails."""
+    if mu_squared <= 0:
+        return 0.0
+    mu = math.sqrt(mu_squared)
+    first = norm.logcdf(-epsilon / mu + mu / 2)
+    second = epsilon + norm.logcdf(-epsilon / mu - mu / 2)
+    return float(math.exp(first) * -math.expm1(min(second - first, 0.0)))
+
+
+def _ceil_sqrt(value: Fraction) -> int:
+    """The smallest positive integer whose square is at least `value`."""
+    root = math.isqrt(math.ceil(value))
+    while root * root < value:
+        root += 1
+    return max(root, 1)

@@ -1,0 +1,199 @@
+"""The records that travel: a question to an institution, and its one of three possible replies.
+
+Everything is parsed strictly: an unknown or missing field, a wrong type, dtype or shape is a `RefusedError` that
+quotes nothing of the message. Arrays are named, of declared dtype and shape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cohortium.study.arrays import from_array, to_array
+from cohortium.study.canonical import canonical_bytes, digest_bytes, digest_json
+from cohortium.study.errors import RefusedError
+
+__all__ = [
+    "ACCEPTED",
+    "DECLINED",
+    "Question",
+    "QuestionHeader",
+    "Release",
+    "digest_array",
+    "plain_reply",
+    "reply_kind",
+]
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+
+ACCEPTED = "accepted"
+"""The reply to a plan that an institution will answer questions of."""
+
+DECLINED = "declined"
+"""The one constant a coordinator learns when an institution does not answer, whatever the reason."""
+
+_MAX_ARRAY_WORDS = 2**24
+_Record = TypeVar("_Record", bound=ConfigRecord | ArrayRecord)
+
+
+class QuestionHeader(BaseModel):
+    """What a question says about itself; the digest covers it and the arrays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["cohortium.question/1"] = "cohortium.question/1"
+    plan: Digest
+    run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    phase: Name
+    step: Annotated[int, Field(ge=0, le=10_000)]
+    attempt: Annotated[int, Field(ge=1, le=100)]
+    kind: Name
+    scalars: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One sum query in its slot of a run.
+
+    Args:
+        header: plan, run, phase, step, attempt, kind and JSON parameters.
+        arrays: float64 parameters by name, such as centres; public values, chosen by the coordinator.
+    """
+
+    header: QuestionHeader
+    arrays: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Digest of header and arrays: what is charged, answered and never answered differently."""
+        arrays = {name: digest_array(values) for name, values in self.arrays.items()}
+        return digest_json({"header": self.header.model_dump(), "arrays": arrays})
+
+    def to_record(self) -> RecordDict:
+        """The message content; `from_record` is its inverse."""
+        content = RecordDict({"question": ConfigRecord({"json": canonical_bytes(self.header.model_dump()).decode()})})
+        content["shapes"] = ConfigRecord({name: list(values.shape) for name, values in self.arrays.items()})
+        content["arrays"] = _array_record({name: np.asarray(v, np.float64) for name, v in self.arrays.items()})
+        return content
+
+    @classmethod
+    def from_record(cls, content: RecordDict) -> Question:
+        """Parse strictly; `RefusedError` for anything that `to_record` would not have written."""
+        if set(content) != {"question", "shapes", "arrays"}:
+            raise _malformed()
+        header = _record(content, "question", ConfigRecord)
+        shapes = _record(content, "shapes", ConfigRecord)
+        arrays = _record(content, "arrays", ArrayRecord)
+        if set(header) != {"json"} or set(shapes) != set(arrays):
+            raise _malformed()
+        return cls(
+            header=_parse_header(header["json"]),
+            arrays={name: from_array(arrays[name], np.float64, _shape(shapes[name])) for name in arrays},
+        )
+
+
+@dataclass(frozen=True)
+class Release:
+    """What left through the door: the answer to one question, and the door's seal over both.
+
+    Args:
+        question: digest of the question.
+        vector: int64, the noised sum modulo 2**64.
+        seal: 32 bytes; only the door that made the release can make it.
+    """
+
+    question: str
+    vector: NDArray[np.int64]
+    seal: bytes
+
+    def to_record(self) -> RecordDict:
+        """The message content; `from_record` is its inverse."""
+        content = RecordDict({"release": ConfigRecord({"question": self.question, "seal": self.seal})})
+        content["sum"] = _array_record({"vector": self.vector})
+        return content
+
+    @classmethod
+    def from_record(cls, content: RecordDict, width: int | None = None) -> Release:
+        """Parse strictly; with `width` the vector must have that many words."""
+        if set(content) != {"release", "sum"}:
+            raise _malformed()
+        header = _record(content, "release", ConfigRecord)
+        arrays = _record(content, "sum", ArrayRecord)
+        if set(header) != {"question", "seal"} or set(arrays) != {"vector"}:
+            raise _malformed()
+        question, seal = header["question"], header["seal"]
+        if not isinstance(question, str) or not isinstance(seal, bytes) or len(seal) != 32:
+            raise _malformed()
+        declared = _shape(list(arrays["vector"].shape)) if width is None else (width,)
+        if len(declared) != 1:
+            raise _malformed()
+        return cls(question, from_array(arrays["vector"], np.int64, declared), seal)
+
+
+def plain_reply(word: Literal["accepted", "declined"]) -> RecordDict:
+    """A reply that carries one of two constants and nothing else."""
+    return RecordDict({"reply": ConfigRecord({"word": word})})
+
+
+def reply_kind(content: RecordDict) -> Literal["accepted", "declined", "release"]:
+    """Which of the three possible replies this is; `RefusedError` for any other content."""
+    if set(content) == {"release", "sum"}:
+        return "release"
+    if set(content) == {"reply"}:
+        word = dict(_record(content, "reply", ConfigRecord))
+        if word == {"word": ACCEPTED}:
+            return "accepted"
+        if word == {"word": DECLINED}:
+            return "declined"
+    raise _malformed()
+
+
+def digest_array(values: NDArray[Any]) -> str:
+    """Digest of dtype, shape and little-endian bytes of an array."""
+    plain = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
+    frame = canonical_bytes({"dtype": plain.dtype.str, "shape": list(plain.shape)})
+    return digest_bytes(frame + b"\0" + plain.tobytes())
+
+
+def _array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    record = ArrayRecord()
+    for name, values in arrays.items():
+        record[name] = to_array(values)
+    return record
+
+
+def _record(content: RecordDict, name: str, kind: type[_Record]) -> _Record:
+    record = content[name]
+    if not isinstance(record, kind):
+        raise _malformed()
+    return record
+
+
+def _parse_header(text: object) -> QuestionHeader:
+    if not isinstance(text, str):
+        raise _malformed()
+    try:
+        return QuestionHeader.model_validate(json.loads(text))
+    except (ValidationError, ValueError, RecursionError):
+        raise _malformed() from None
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(isinstance(size, int) and size >= 0 for size in value):
+        raise _malformed()
+    shape = tuple(int(size) for size in value)
+    if len(shape) > 3 or int(np.prod(shape, dtype=object)) > _MAX_ARRAY_WORDS:
+        raise _malformed()
+    return shape
+
+
+def _malformed() -> RefusedError:
+    return RefusedError("malformed message", fix="run the same cohortium version on both sides")
