@@ -1,0 +1,74 @@
+"""Features brought to one scale for distances, from released marginals alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohortium.models.marginals import Axis, Marginal
+
+__all__ = ["Scaler", "fit_scaler"]
+
+TAIL = 0.01
+"""Share of people on either side whom the scaler clips to the box."""
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Maps features to the box [-1, 1]^d: transform, centre, divide by half the range, clip.
+
+    Args:
+        features: names, d of them.
+        offsets: public lower bounds, subtracted before a logarithm, shape (d,).
+        logs: which features are taken on the scale log(1 + value - offset), bool, shape (d,).
+        lows, highs: ends of the range on the transformed scale, lows < highs, shape (d,).
+    """
+
+    features: tuple[str, ...]
+    offsets: NDArray[np.float64]
+    logs: NDArray[np.bool_]
+    lows: NDArray[np.float64]
+    highs: NDArray[np.float64]
+
+    def transform(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows in the contract's units, shape (n, d), to the box."""
+        moved = np.where(self.logs, np.log1p(np.maximum(values - self.offsets, 0.0)), values)
+        return np.clip(2.0 * (moved - self.lows) / (self.highs - self.lows) - 1.0, -1.0, 1.0)
+
+    def inverse(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points of the box, shape (m, d), in the contract's units."""
+        moved = self.lows + (np.asarray(points) + 1.0) / 2.0 * (self.highs - self.lows)
+        return np.where(self.logs, np.expm1(np.minimum(moved, 700.0)) + self.offsets, moved)
+
+
+def fit_scaler(marginals: Sequence[Marginal], tail: float = TAIL) -> Scaler:
+    """A scaler whose box holds all but a share `tail` of people on either side, per feature.
+
+    Post-processing of released marginals. A feature whose released range is empty (all people alike) keeps its public
+    bounds, so that it contributes a constant.
+    """
+    axes = [marginal.axis for marginal in marginals]
+    ends = [_range(marginal, tail) for marginal in marginals]
+    return Scaler(
+        features=tuple(axis.name for axis in axes),
+        offsets=np.array([axis.low for axis in axes]),
+        logs=np.array([axis.log for axis in axes]),
+        lows=np.array([low for low, _ in ends]),
+        highs=np.array([high for _, high in ends]),
+    )
+
+
+def _range(marginal: Marginal, tail: float) -> tuple[float, float]:
+    low, high = _moved(marginal.axis, [marginal.quantile(tail), marginal.quantile(1.0 - tail)])
+    public_low, public_high = _moved(marginal.axis, [marginal.axis.low, marginal.axis.high])
+    if high - low < 1e-6 * (public_high - public_low):
+        return public_low, public_high
+    return low, high
+
+
+def _moved(axis: Axis, values: list[float]) -> tuple[float, float]:
+    low, high = axis.transform(np.array(values))
+    return float(low), float(high)
