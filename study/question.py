@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cohortium.study.arrays import from_array, to_array
+from cohortium.study.arrays import ArrayError, from_array, to_record
 from cohortium.study.canonical import canonical_bytes, digest_bytes, digest_json
 from cohortium.study.errors import RefusedError
 
@@ -41,6 +41,7 @@ DECLINED = "declined"
 """The one constant a coordinator learns when an institution does not answer, whatever the reason."""
 
 _MAX_ARRAY_WORDS = 2**24
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 _Record = TypeVar("_Record", bound=ConfigRecord | ArrayRecord)
 
 
@@ -81,7 +82,7 @@ class Question:
         """The message content; `from_record` is its inverse."""
         content = RecordDict({"question": ConfigRecord({"json": canonical_bytes(self.header.model_dump()).decode()})})
         content["shapes"] = ConfigRecord({name: list(values.shape) for name, values in self.arrays.items()})
-        content["arrays"] = _array_record({name: np.asarray(v, np.float64) for name, v in self.arrays.items()})
+        content["arrays"] = to_record({name: np.asarray(v, np.float64) for name, v in self.arrays.items()})
         return content
 
     @classmethod
@@ -96,7 +97,7 @@ class Question:
             raise _malformed()
         return cls(
             header=_parse_header(header["json"]),
-            arrays={name: from_array(arrays[name], np.float64, _shape(shapes[name])) for name in arrays},
+            arrays={name: _array(arrays[name], np.float64, _shape(shapes[name])) for name in arrays},
         )
 
 
@@ -117,7 +118,7 @@ class Release:
     def to_record(self) -> RecordDict:
         """The message content; `from_record` is its inverse."""
         content = RecordDict({"release": ConfigRecord({"question": self.question, "seal": self.seal})})
-        content["sum"] = _array_record({"vector": self.vector})
+        content["sum"] = to_record({"vector": self.vector})
         return content
 
     @classmethod
@@ -135,7 +136,7 @@ class Release:
         declared = _shape(list(arrays["vector"].shape)) if width is None else (width,)
         if len(declared) != 1:
             raise _malformed()
-        return cls(question, from_array(arrays["vector"], np.int64, declared), seal)
+        return cls(question, _array(arrays["vector"], np.int64, declared), seal)
 
 
 def plain_reply(word: Literal["accepted", "declined"]) -> RecordDict:
@@ -163,18 +164,18 @@ def digest_array(values: NDArray[Any]) -> str:
     return digest_bytes(frame + b"\0" + plain.tobytes())
 
 
-def _array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    record = ArrayRecord()
-    for name, values in arrays.items():
-        record[name] = to_array(values)
-    return record
-
-
 def _record(content: RecordDict, name: str, kind: type[_Record]) -> _Record:
     record = content[name]
     if not isinstance(record, kind):
         raise _malformed()
     return record
+
+
+def _array(array: Array, dtype: type[_Scalar], shape: tuple[int, ...]) -> NDArray[_Scalar]:
+    try:
+        return from_array(array, dtype, shape)
+    except ArrayError:
+        raise _malformed() from None
 
 
 def _parse_header(text: object) -> QuestionHeader:

@@ -1,0 +1,213 @@
+"""The plan: what is asked, for which purpose, at what price. Institutions approve its digest and nothing else.
+
+A plan is TOML on disk, a frozen model in memory and one RFC 8785 digest on every wire. Its file names the feature
+contract's file; its digest covers the contract's digest, so that neither can change under an approval.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from cohortium.study.canonical import digest_json
+from cohortium.study.contract import Contract, load_contract
+from cohortium.study.errors import PlanError
+from cohortium.study.validation import first_problem
+
+__all__ = [
+    "MAX_EPSILON",
+    "MIN_CELL",
+    "PLAN_SCHEMA",
+    "LawfulBasis",
+    "Plan",
+    "Segments",
+    "Shares",
+    "load_plan",
+    "parse_plan",
+]
+
+PLAN_SCHEMA = "cohortium.plan/1"
+"""The schema name this version reads and writes; any other is refused."""
+
+MAX_EPSILON = 3.0
+"""House limit on a plan's epsilon: a project choice, fixed by no law."""
+
+MIN_CELL = 50
+"""House limit: no plan may release cells of fewer people than this."""
+
+LawfulBasis = Literal[
+    "consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"
+]
+
+_LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$"
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
+_FORMS = {_LABEL: "use letters, digits, dots, - and _", _DIGEST: "name the contract's file; its digest is computed"}
+_Label = Annotated[str, StringConstraints(pattern=_LABEL)]
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Percent = Annotated[int, Field(strict=True, ge=0, le=100)]
+_Segments = Annotated[int, Field(strict=True, ge=1, le=64)]
+
+
+class _Agreed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shares(_Agreed):
+    """How the plan's privacy budget (its mu^2) is divided, in percent; together 100.
+
+    Args:
+        marginals: distributions of every feature: scaler, RFM edges, described ranges.
+        clustering: everything that finds the segments.
+        profiles: sizes and feature means of the segments.
+        rfm: people per RFM cell; 0 leaves the grid out.
+    """
+
+    marginals: _Percent = 15
+    clustering: _Percent = 60
+    profiles: _Percent = 20
+    rfm: _Percent = 5
+
+    @model_validator(mode="after")
+    def _all_of_it(self) -> Shares:
+        total = self.marginals + self.clustering + self.profiles + self.rfm
+        if total != 100:
+            raise ValueError(f"shares add up to {total}, not 100; every look at data needs its share")
+        if 0 in (self.marginals, self.clustering, self.profiles):
+            raise ValueError("marginals, clustering and profiles need a share above 0")
+        return self
+
+
+class Segments(_Agreed):
+    """What segments are wanted.
+
+    Args:
+        k: number of segments, or [least, most] to let released statistics choose (no extra budget).
+        features: features that distances use; every trainable number of the contract when left out.
+        seed: seed of the post-processing (restarts of k-means); no seed ever influences noise.
+    """
+
+    k: _Segments | tuple[_Segments, _Segments] = (4, 8)
+    features: tuple[str, ...] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Segments:
+        least, most = self.k_range
+        if least > most:
+            raise ValueError("k = [least, most] must ascend")
+        if self.features is not None and (not self.features or len(set(self.features)) != len(self.features)):
+            raise ValueError("features must be distinct and at least one")
+        return self
+
+    @property
+    def k_range(self) -> tuple[int, int]:
+        """(least, most) segments."""
+        return (self.k, self.k) if isinstance(self.k, int) else self.k
+
+
+class Plan(_Agreed):
+    """What institutions approve.
+
+    Args:
+        schema_id: `cohortium.plan/1`; written `schema` in TOML.
+        name: for people.
+        purpose: one of the contract's purposes.
+        lawful_basis: GDPR Art. 6(1) basis that the institutions rely on.
+        regions: where the people are, such as EU, UK, US.
+        contract: digest of the feature contract.
+        expires: last day on which a question may be answered.
+        trust: `local`: every institution adds full noise and trusts nobody.
+        epsilon, delta: what all questions of the plan together may cost one person at one institution.
+        max_attempts: how often a step may be asked, each a full charge within the plan's budget.
+        min_institutions: fewer than this do not start.
+        min_cell: cells with fewer (noisy) people are suppressed.
+        segments, shares: see there.
+    """
+
+    schema_id: Annotated[Literal["cohortium.plan/1"], Field(alias="schema")]
+    name: _Label
+    purpose: _Label
+    lawful_basis: LawfulBasis
+    regions: Annotated[tuple[_Label, ...], Field(min_length=1)]
+    contract: Annotated[str, Field(pattern=_DIGEST)]
+    expires: date
+    trust: Literal["local"] = "local"
+    epsilon: Annotated[_Number, Field(gt=0, le=MAX_EPSILON)]
+    delta: Annotated[_Number, Field(gt=0, le=1e-4)]
+    max_attempts: Annotated[int, Field(strict=True, ge=1, le=5)] = 1
+    min_institutions: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL, le=10**6)] = 100
+    segments: Segments = Segments()
+    shares: Shares = Shares()
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of the canonical JSON of `to_json()`: what institutions approve."""
+        return digest_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON types, `schema` by its TOML name, every default spelled out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def distance_features(self, contract: Contract) -> tuple[str, ...]:
+        """The features that distances use: those named, or every trainable number of the contract."""
+        numbers = tuple(feature.name for feature in contract.training_features if not feature.is_category)
+        return numbers if self.segments.features is None else self.segments.features
+
+    def check_contract(self, contract: Contract, place: str = "plan") -> None:
+        """Whether this plan may be run on this contract.
+
+        Raises:
+            PlanError: another contract, a purpose the contract does not allow, a feature that is no trainable number.
+        """
+        if contract.digest != self.contract:
+            raise PlanError("the plan was made for another contract", place=place, fix="use the contract it names")
+        if self.purpose not in contract.purposes:
+            raise PlanError(
+                f"purpose '{self.purpose}' is not one the contract allows",
+                place=f"{place}: purpose",
+                fix=f"use one of {', '.join(contract.purposes)}",
+            )
+        trainable = [feature.name for feature in contract.training_features if not feature.is_category]
+        wrong = [name for name in self.distance_features(contract) if name not in trainable]
+        if wrong or not trainable:
+            raise PlanError(
+                f"'{wrong[0] if wrong else ''}' is not a number that may be trained on",
+                place=f"{place}: segments.features",
+                fix=f"use some of {', '.join(trainable) or 'none: add numeric features to the contract'}",
+            )
+
+
+def load_plan(path: Path) -> tuple[Plan, Contract]:
+    """Read a plan file and the contract file it names (relative to the plan's folder).
+
+    Raises:
+        PlanError: the file cannot be read, is no TOML, or does not hold together. One line with field and fix.
+        ContractError: the same, for the contract.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError("cannot be read", place=str(path), fix="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"is no TOML: {error}", place=str(path), fix="mend the line it names") from error
+    named = document.get("contract")
+    if not isinstance(named, str):
+        raise PlanError("names no contract", place=str(path), fix='add contract = "contract.toml"')
+    contract = load_contract(path.parent / named)
+    plan = parse_plan({**document, "contract": contract.digest}, place=str(path))
+    plan.check_contract(contract, place=str(path))
+    return plan, contract
+
+
+def parse_plan(document: dict[str, Any], place: str = "plan") -> Plan:
+    """Validate a plan of JSON or TOML types whose `contract` is a digest; `PlanError` in one line otherwise."""
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        where, message, fix = first_problem(error, document, Plan, _FORMS)
+        raise PlanError(message, place=f"{place}: {where}" if where else place, fix=fix) from None
