@@ -1,0 +1,154 @@
+"""An institution's node: its table, its ledger, its approvals, and the door between them and the world.
+
+A node's state folder:
+
+    node.json        who it is and its lifetime budget
+    node.sqlite      ledger, replies, approvals, record of releases
+    customers/       the customer table, as `client.onboarding` wrote it
+    contract.json    the contract that table was made by
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cohortium.client.store import NodeStore
+from cohortium.models.catalogue import build_query
+from cohortium.models.segmentation import question_terms
+from cohortium.privacy.accounting import budget_for
+from cohortium.privacy.ledger import Ledger, open_store
+from cohortium.privacy.randomness import BitSource
+from cohortium.privacy.release import Door, Terms
+from cohortium.privacy.table import CustomerTable
+from cohortium.study.contract import Contract
+from cohortium.study.errors import DataError, OutputError, RefusedError
+from cohortium.study.plan import MAX_EPSILON
+from cohortium.study.question import QuestionHeader
+
+__all__ = ["Everybody", "Node", "NodeIdentity", "PlanGate", "create_node", "open_node"]
+
+
+class NodeIdentity(BaseModel):
+    """Who a node is, and the most that it will ever spend of one person's privacy.
+
+    Args:
+        institution: its name.
+        lifetime_epsilon, lifetime_delta: the lifetime budget of the ledger.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["cohortium.node/1"] = "cohortium.node/1"
+    institution: Annotated[str, Field(min_length=1, max_length=128)]
+    lifetime_epsilon: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)] = MAX_EPSILON
+    lifetime_delta: Annotated[float, Field(gt=0, le=1e-4)] = 1e-6
+
+
+class Everybody:
+    """The consent view of a node without a consent store: everybody in the table counts. Consent is not built yet."""
+
+    def snapshot(self, people: CustomerTable) -> CustomerTable:
+        """All people."""
+        return people
+
+
+class PlanGate:
+    """Admits exactly the questions that an approved, unexpired plan foresees.
+
+    Args:
+        store: where approvals are.
+        today: today's date (UTC); a seam for tests of expiry.
+    """
+
+    def __init__(self, store: NodeStore, today: Callable[[], date] | None = None) -> None:
+        self._store = store
+        self._today = today if today is not None else _utc_today
+
+    def admit(self, question: QuestionHeader) -> Terms:
+        """The terms of a question; `RefusedError` when no approved plan foresees it."""
+        plan = self._store.approved(question.plan)
+        if plan is None:
+            raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
+        if self._today() > plan.expires:
+            raise RefusedError("the plan has expired", fix="agree on a new one")
+        return question_terms(plan, question)
+
+
+@dataclass(frozen=True)
+class Node:
+    """An opened node."""
+
+    identity: NodeIdentity
+    contract: Contract
+    people: CustomerTable
+    store: NodeStore
+    ledger: Ledger
+    door: Door
+
+
+def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> None:
+    """Make a node's state folder, readable by its owner alone; a folder that already has a node is left as it is.
+
+    Raises:
+        OutputError: the folder belongs to a node of another name, budget or contract.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    documents = {
+        "node.json": identity.model_dump_json(indent=2) + "\n",
+        "contract.json": json.dumps(contract.to_json(), indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in documents.items():
+        path = folder / name
+        if not path.exists():
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            raise OutputError(
+                f"holds a node with another {name}",
+                place=str(folder),
+                fix="use another folder; a ledger cannot change its owner, budget or contract",
+            )
+
+
+def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None) -> Node:
+    """Open a node on its customer table.
+
+    Args:
+        folder: from `create_node`.
+        people: the institution's customer table.
+        bits: source of noise; the operating system's CSPRNG by default.
+
+    Raises:
+        DataError: no node there, or one that this version cannot read.
+    """
+    try:
+        identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
+        contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
+    except OSError as error:
+        raise DataError("holds no node", place=str(folder), fix="create it first") from error
+    except ValidationError as error:
+        raise DataError("holds a node of another version", place=str(folder), fix="use the version it names") from error
+    database = open_store(folder / "node.sqlite")
+    store = NodeStore(database)
+    lifetime = budget_for(identity.lifetime_epsilon, identity.lifetime_delta)
+    ledger = Ledger(database, identity.institution, lifetime)
+    door = Door(
+        people,
+        ledger,
+        gate=PlanGate(store),
+        consent=Everybody(),
+        audit=store,
+        build=build_query,
+        bits=bits,
+    )
+    return Node(identity, contract, people, store, ledger, door)
+
+
+def _utc_today() -> date:
+    return datetime.now(UTC).date()

@@ -1,0 +1,82 @@
+"""A node's own records beside the ledger: plans it approved and what it released. Durable, local, never sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, String, Table, insert, select
+
+from cohortium.study.canonical import canonical_bytes
+from cohortium.study.contract import Contract
+from cohortium.study.plan import Plan, parse_plan
+
+__all__ = ["NodeStore"]
+
+_metadata = MetaData()
+
+_approvals = Table(
+    "approvals",
+    _metadata,
+    Column("plan", String, primary_key=True),
+    Column("approved_at", String, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+_events = Table(
+    "events",
+    _metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("recorded_at", String, nullable=False),
+    Column("event", LargeBinary, nullable=False),
+)
+
+
+class NodeStore:
+    """Approvals and the record of releases, in the database that also holds the ledger.
+
+    The record of releases is append-only by convention and not yet tamper-evident.
+    """
+
+    def __init__(self, store: Engine) -> None:
+        self._store = store
+        _metadata.create_all(store)
+
+    def approve(self, plan: Plan, contract: Contract) -> None:
+        """Record that this institution answers questions of this very plan. Approving twice changes nothing.
+
+        Raises:
+            PlanError: the plan does not fit the contract the institution's table was made by.
+        """
+        plan.check_contract(contract)
+        with self._store.begin() as connection:
+            known = connection.execute(select(_approvals.c.plan).where(_approvals.c.plan == plan.digest)).first()
+            if known is None:
+                connection.execute(
+                    insert(_approvals).values(
+                        plan=plan.digest, approved_at=_now(), document=canonical_bytes(plan.to_json())
+                    )
+                )
+
+    def approved(self, digest: str) -> Plan | None:
+        """The approved plan of that digest."""
+        with self._store.begin() as connection:
+            row = connection.execute(select(_approvals.c.document).where(_approvals.c.plan == digest)).first()
+        return None if row is None else parse_plan(json.loads(row.document))
+
+    def append(self, event: Mapping[str, str | int]) -> None:
+        """Record an event durably (the door's audit sink)."""
+        with self._store.begin() as connection:
+            connection.execute(insert(_events).values(recorded_at=_now(), event=canonical_bytes(dict(event))))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every recorded event in order."""
+        with self._store.begin() as connection:
+            rows = connection.execute(select(_events.c.event).order_by(_events.c.sequence)).all()
+        return [json.loads(row.event) for row in rows]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
