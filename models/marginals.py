@@ -35,7 +35,7 @@ class Axis:
         name: the feature.
         low, high: public bounds in the contract's unit.
         integer: whether the feature takes whole numbers only.
-        log: whether bins are equal on the scale log(1 + value - low).
+        log: whether bins are equal on the scale log(1 + value); low is then at least 0.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Axis:
 
     def transform(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values on the scale that distances use, elementwise."""
-        return np.log1p(np.maximum(values - self.low, 0.0)) if self.log else values
+        return np.log1p(np.maximum(values, 0.0)) if self.log else values
 
     def _grid(self, low: float, high: float, bins: int) -> NDArray[np.float64]:
         if not self.log:
             return np.linspace(low, high, bins + 1)
-        grid: NDArray[np.float64] = low + np.expm1(np.linspace(0.0, math.log1p(high - low), bins + 1))
-        grid[-1] = high
+        grid: NDArray[np.float64] = np.expm1(np.linspace(math.log1p(max(low, 0.0)), math.log1p(high), bins + 1))
+        grid[0], grid[-1] = low, high
         return grid
 
 
@@ -186,7 +186,7 @@ class Marginal:
         low, high = self.axis.edges[index], self.axis.edges[index + 1]
         ends = self.axis.transform(np.array([low, high]))
         point = float(ends[0] + part * (ends[1] - ends[0]))
-        value = self.axis.low + math.expm1(point) if self.axis.log else point
+        value = math.expm1(point) if self.axis.log else point
         if self.axis.integer:
             value = min(max(math.floor(value + 0.5), math.ceil(low)), math.floor(high))
         return min(max(value, self.axis.low), self.axis.high)

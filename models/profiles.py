@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cohortium.models.assignment import nearest_centre
 from cohortium.models.marginals import Marginal
-from cohortium.models.scaler import Scaler
+from cohortium.models.scaler import Scaler, scaler_from_array, scaler_to_array
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, quantise, unit_scale
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import RefusedError
@@ -94,7 +94,7 @@ class ProfileQuery:
 
     def spec(self) -> QuerySpec:
         scaler = self.scaler
-        scale = np.column_stack([scaler.offsets, scaler.logs.astype(np.float64), scaler.lows, scaler.highs])
+        scale = scaler_to_array(scaler)
         scalars = {"features": list(scaler.features), "profiled": [r.feature for r in self.ranges]}
         return QuerySpec(self.kind, scalars, {"scaler": scale, "centres": self.centres, "ranges": self._ends.T})
 
@@ -115,16 +115,6 @@ class ProfileQuery:
             ProfileRange(str(name), float(low), float(high)) for name, (low, high) in zip(names, ranges, strict=True)
         )
         return cls(scaler, centres, kept)
-
-
-def scaler_from_array(features: object, rows: NDArray[np.float64]) -> Scaler:
-    """A scaler from its wire form, one row (offset, log, low, high) per feature; `RefusedError` when malformed."""
-    if not isinstance(features, list) or not features or rows.shape != (len(features), 4):
-        raise RefusedError("malformed scaler")
-    if not np.isfinite(rows).all() or (rows[:, 2] >= rows[:, 3]).any():
-        raise RefusedError("malformed scaler")
-    names = tuple(str(name) for name in features)
-    return Scaler(names, rows[:, 0].copy(), rows[:, 1] != 0.0, rows[:, 2].copy(), rows[:, 3].copy())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.models.marginals import Axis, Marginal
+from cohortium.study.errors import RefusedError
 
-__all__ = ["Scaler", "fit_scaler"]
+__all__ = ["Scaler", "fit_scaler", "scaler_from_array", "scaler_to_array"]
 
 TAIL = 0.01
 """Share of people on either side whom the scaler clips to the box."""
@@ -22,26 +23,24 @@ class Scaler:
 
     Args:
         features: names, d of them.
-        offsets: public lower bounds, subtracted before a logarithm, shape (d,).
-        logs: which features are taken on the scale log(1 + value - offset), bool, shape (d,).
+        logs: which features are taken on the scale log(1 + value), bool, shape (d,).
         lows, highs: ends of the range on the transformed scale, lows < highs, shape (d,).
     """
 
     features: tuple[str, ...]
-    offsets: NDArray[np.float64]
     logs: NDArray[np.bool_]
     lows: NDArray[np.float64]
     highs: NDArray[np.float64]
 
     def transform(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows in the contract's units, shape (n, d), to the box."""
-        moved = np.where(self.logs, np.log1p(np.maximum(values - self.offsets, 0.0)), values)
+        moved = np.where(self.logs, np.log1p(np.maximum(values, 0.0)), values)
         return np.clip(2.0 * (moved - self.lows) / (self.highs - self.lows) - 1.0, -1.0, 1.0)
 
     def inverse(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of the box, shape (m, d), in the contract's units."""
         moved = self.lows + (np.asarray(points) + 1.0) / 2.0 * (self.highs - self.lows)
-        return np.where(self.logs, np.expm1(np.minimum(moved, 700.0)) + self.offsets, moved)
+        return np.where(self.logs, np.expm1(np.minimum(moved, 700.0)), moved)
 
 
 def fit_scaler(marginals: Sequence[Marginal], tail: float = TAIL) -> Scaler:
@@ -54,7 +53,6 @@ def fit_scaler(marginals: Sequence[Marginal], tail: float = TAIL) -> Scaler:
     ends = [_range(marginal, tail) for marginal in marginals]
     return Scaler(
         features=tuple(axis.name for axis in axes),
-        offsets=np.array([axis.low for axis in axes]),
         logs=np.array([axis.log for axis in axes]),
         lows=np.array([low for low, _ in ends]),
         highs=np.array([high for _, high in ends]),
@@ -72,3 +70,18 @@ def _range(marginal: Marginal, tail: float) -> tuple[float, float]:
 def _moved(axis: Axis, values: list[float]) -> tuple[float, float]:
     low, high = axis.transform(np.array(values))
     return float(low), float(high)
+
+
+def scaler_to_array(scaler: Scaler) -> NDArray[np.float64]:
+    """A scaler's wire form: one row (log, low, high) per feature."""
+    return np.column_stack([scaler.logs.astype(np.float64), scaler.lows, scaler.highs])
+
+
+def scaler_from_array(features: object, rows: NDArray[np.float64]) -> Scaler:
+    """A scaler from its wire form; `RefusedError` when malformed."""
+    if not isinstance(features, list) or not features or rows.shape != (len(features), 3):
+        raise RefusedError("malformed scaler")
+    if not np.isfinite(rows).all() or (rows[:, 1] >= rows[:, 2]).any():
+        raise RefusedError("malformed scaler")
+    names = tuple(str(name) for name in features)
+    return Scaler(names, rows[:, 0] != 0.0, rows[:, 1].copy(), rows[:, 2].copy())
