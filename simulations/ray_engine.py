@@ -1,8 +1,9 @@
 """The same Flower apps on Flower's own Ray simulation, behind `--engine ray`.
 
 `run_on_ray` takes what `run_in_process` takes. Client apps run in Ray's worker processes, several at once, on one
-machine (and its loopback address) or on the Ray cluster this process is connected to; apps therefore keep what they must remember in
-`context.state` or in files whose folder a configuration names, and never in module globals or closures.
+machine and its loopback address, or on the Ray cluster that this process is connected to. Apps therefore keep what
+they must remember in `context.state` or in files whose folder a configuration names, and never in module globals or
+closures.
 
 Flower marks `flwr.simulation.run_simulation` as deprecated in favour of `flwr run`. It is used here all the same: it
 is the only public function that takes app objects and hands exceptions back. `flwr run` wants a packaged app
