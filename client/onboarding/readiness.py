@@ -32,6 +32,7 @@ _HISTORY_WANTED = 0.9
 _COVERAGE_WANTED = 0.8
 _CLIPPED_TOLERATED = 0.05
 _NEARLY_ALL = 0.99
+_REPEATS_TOLERATED = 0.001
 
 
 class Finding(BaseModel):
@@ -161,7 +162,7 @@ def _feature(contract: Contract, counts: FeatureReport, people: int) -> Iterator
 
 def _repeats(report: OnboardingReport) -> Iterator[Finding]:
     for table in report.tables:
-        if table.duplicates:
+        if (table.duplicates or 0) > _REPEATS_TOLERATED * table.lines:
             yield Finding(
                 level="advice",
                 about=table.name,
