@@ -61,6 +61,12 @@ class QuintileEdges:
         return np.asarray(5 - below if self.reversed else 1 + below, dtype=np.int64)
 
     @property
+    def scores(self) -> frozenset[int]:
+        """The scores that can occur: between equal edges lies nobody."""
+        counted = {1, 5, *(index + 1 for index in range(1, 4) if self.edges[index - 1] < self.edges[index])}
+        return frozenset(6 - score for score in counted) if self.reversed else frozenset(counted)
+
+    @property
     def bands(self) -> tuple[str, ...]:
         """The scores that can occur, each named with those that ties merged into it, such as '1', '2', '3-4', '5'."""
         names, first = [], 1

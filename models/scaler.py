@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cohortium.models.marginals import Axis, Marginal
 from cohortium.study.errors import RefusedError
 
-__all__ = ["Scaler", "fit_scaler", "scaler_from_array", "scaler_to_array"]
+__all__ = ["Scaler", "bounds_scaler", "fit_scaler", "scaler_from_array", "scaler_to_array"]
 
 TAIL = 0.01
 """Share of people on either side whom the scaler clips to the box."""
@@ -51,6 +51,17 @@ def fit_scaler(marginals: Sequence[Marginal], tail: float = TAIL) -> Scaler:
     """
     axes = [marginal.axis for marginal in marginals]
     ends = [_range(marginal, tail) for marginal in marginals]
+    return Scaler(
+        features=tuple(axis.name for axis in axes),
+        logs=np.array([axis.log for axis in axes]),
+        lows=np.array([low for low, _ in ends]),
+        highs=np.array([high for _, high in ends]),
+    )
+
+
+def bounds_scaler(axes: Sequence[Axis]) -> Scaler:
+    """A scaler that maps the public bounds to the box: nothing about it depends on data."""
+    ends = [_moved(axis, [axis.low, axis.high]) for axis in axes]
     return Scaler(
         features=tuple(axis.name for axis in axes),
         logs=np.array([axis.log for axis in axes]),

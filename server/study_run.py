@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.models.programme import Ask, NoisySum
-from cohortium.models.segmentation import question_terms, segmentation_programme
+from cohortium.models.segmentation import StudyResult, question_terms, segmentation_programme
 from cohortium.privacy.accounting import price
 from cohortium.privacy.query import SCALE
 from cohortium.privacy.release import noise_scale
@@ -66,7 +66,7 @@ def run_study(
         try:
             ask = next(programme) if answer is None else programme.send(answer)
         except StopIteration as done:
-            return done.value.bundle(plan, run, driver.institutions, tuple(driver.releases))
+            return _bundle(done.value, plan, run, driver)
         answer = driver.answer(ask)
 
 
@@ -117,3 +117,18 @@ class _Driver:
                 institutions=self.institutions,
             )
         )
+
+
+def _bundle(result: StudyResult, plan: Plan, run: str, driver: _Driver) -> Bundle:
+    return Bundle(
+        plan=plan,
+        run=run,
+        institutions=driver.institutions,
+        scaler=result.scaler,
+        segments=result.segments,
+        customers=result.customers,
+        explained=result.explained,
+        k_choices=result.k_choices,
+        rfm=result.rfm,
+        releases=tuple(driver.releases),
+    )

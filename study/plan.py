@@ -34,7 +34,7 @@ PLAN_SCHEMA = "cohortium.plan/1"
 """The schema name this version reads and writes; any other is refused."""
 
 MAX_EPSILON = 3.0
-"""House limit on a plan's epsilon: a project choice, fixed by no law."""
+"""House limit on epsilon, kept by charters and by institutions: a project choice, fixed by no law."""
 
 MIN_CELL = 50
 """House limit: no plan may release cells of fewer people than this."""
@@ -62,7 +62,7 @@ class Shares(_Agreed):
     Args:
         marginals: distributions of every feature: scaler, RFM edges, described ranges.
         clustering: everything that finds the segments.
-        profiles: sizes and feature means of the segments.
+        profiles: sizes and feature means of the segments; 0 leaves every segment undescribed.
         rfm: people per RFM cell; 0 leaves the grid out.
     """
 
@@ -76,8 +76,8 @@ class Shares(_Agreed):
         total = self.marginals + self.clustering + self.profiles + self.rfm
         if total != 100:
             raise ValueError(f"shares add up to {total}, not 100; every look at data needs its share")
-        if 0 in (self.marginals, self.clustering, self.profiles):
-            raise ValueError("marginals, clustering and profiles need a share above 0")
+        if 0 in (self.marginals, self.clustering):
+            raise ValueError("marginals and clustering need a share above 0")
         return self
 
 
@@ -87,11 +87,13 @@ class Segments(_Agreed):
     Args:
         k: number of segments, or [least, most] to let released statistics choose (no extra budget).
         features: features that distances use; every trainable number of the contract when left out.
+        scale: distances stretch each feature from its released 1% to its 99% quantile, or over its public bounds.
         seed: seed of the post-processing (restarts of k-means); no seed ever influences noise.
     """
 
     k: _Segments | tuple[_Segments, _Segments] = (4, 8)
     features: tuple[str, ...] | None = None
+    scale: Literal["quantiles", "bounds"] = "quantiles"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
@@ -136,7 +138,7 @@ class Plan(_Agreed):
     contract: Annotated[str, Field(pattern=_DIGEST)]
     expires: date
     trust: Literal["local"] = "local"
-    epsilon: Annotated[_Number, Field(gt=0, le=MAX_EPSILON)]
+    epsilon: Annotated[_Number, Field(gt=0, le=50)]
     delta: Annotated[_Number, Field(gt=0, le=1e-4)]
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=5)] = 1
     min_institutions: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1

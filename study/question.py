@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -34,10 +34,10 @@ __all__ = [
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
-ACCEPTED = "accepted"
+ACCEPTED: Final = "accepted"
 """The reply to a plan that an institution will answer questions of."""
 
-DECLINED = "declined"
+DECLINED: Final = "declined"
 """The one constant a coordinator learns when an institution does not answer, whatever the reason."""
 
 _MAX_ARRAY_WORDS = 2**24
