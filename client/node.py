@@ -92,6 +92,10 @@ class Node:
     ledger: Ledger
     door: Door
 
+    def close(self) -> None:
+        """Close the node's database files."""
+        self.ledger.close()
+
 
 def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> None:
     """Make a node's state folder, readable by its owner alone; a folder that already has a node is left as it is.

@@ -155,6 +155,10 @@ class Ledger:
                     fix="point at the state folder of this institution",
                 )
 
+    def close(self) -> None:
+        """Close the store's connections; the ledger must not be used afterwards."""
+        self._store.dispose()
+
     def charge(
         self, slot: Slot, question: str, *, width: int, bound_squared: int, sigma: int, plan_budget: Spend
     ) -> Charge:

@@ -3,3 +3,7 @@
 May import every room but `cli`. Un-noised data may be compared with results here and only here, marked as such.
 Must never happen here: a second implementation of anything that a deployed federation runs.
 """
+
+from cohortium.simulations.estimator import FederatedKMeans, PrivacySpent
+
+__all__ = ["FederatedKMeans", "PrivacySpent"]
