@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -21,11 +22,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict, UserConfig, UserConfigValue
+from flwr.app import Context, Error, Message, Metadata, RecordDict, UserConfig, UserConfigValue
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -107,7 +109,8 @@ class InProcessGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Lets each addressed node answer, in the order of the messages; `pull_messages` fetches the replies.
 
-        A message to a node that does not exist is answered with the error code NODE_UNAVAILABLE.
+        A message to a node that does not exist is answered by the server's own side, as on a network: with the error
+        code NODE_UNAVAILABLE and from no institution.
 
         Returns:
             The messages' ids, in their order.
@@ -121,10 +124,12 @@ class InProcessGrid(Grid):
         return [self._push(message) for message in pushed]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that were not pulled before, in the order in which messages were pushed."""
-        wanted = set(message_ids)
-        ready = [message_id for message_id in self._replies if message_id in wanted]
-        return [self._replies.pop(message_id) for message_id in ready]
+        """The replies to these messages, in the order in which the messages were pushed.
+
+        A reply can be pulled once. After that, and for an id that was never given out, what comes is an error with the
+        code MESSAGE_UNAVAILABLE, as on a network.
+        """
+        return [self._pull(message_id) for message_id in sorted(set(message_ids))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Pushes the messages and pulls their replies, one for each, in their order. `timeout` is never reached."""
@@ -142,12 +147,30 @@ class InProcessGrid(Grid):
         message.metadata.__dict__["_message_id"] = message_id
         node = self._nodes.get(message.metadata.dst_node_id)
         if node is None:
-            reply = Message(Error(ErrorCode.NODE_UNAVAILABLE), reply_to=message)
+            reply = self._unavailable(message_id, ErrorCode.NODE_UNAVAILABLE)
         else:
             reply = answer(node.app, message, node.context)
         reply.metadata.__dict__["_message_id"] = next(self._message_ids)
         self._replies[message_id] = reply
         return message_id
+
+    def _pull(self, message_id: str) -> Message:
+        reply = self._replies.pop(message_id, None)
+        return self._unavailable(message_id, ErrorCode.MESSAGE_UNAVAILABLE) if reply is None else reply
+
+    def _unavailable(self, message_id: str, code: int) -> Message:
+        metadata = Metadata(
+            run_id=self._run.run_id,
+            message_id="",
+            src_node_id=SUPERLINK_NODE_ID,
+            dst_node_id=SUPERLINK_NODE_ID,
+            reply_to_message_id=message_id,
+            group_id="",
+            created_at=time.time(),
+            ttl=0.0,
+            message_type=SYSTEM_MESSAGE_TYPE,
+        )
+        return make_message(metadata=metadata, error=Error(code))
 
 
 def run_in_process(
