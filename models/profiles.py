@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cohortium.models.assignment import nearest_centre
 from cohortium.models.marginals import Marginal
-from cohortium.models.scaler import Scaler, scaler_from_array, scaler_to_array
+from cohortium.models.scaler import Scaler, on_grid, scaler_from_array, scaler_to_array
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, quantise, unit_scale
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import RefusedError
@@ -83,7 +83,8 @@ class ProfileQuery:
         return np.array([[r.low, r.high] for r in self.ranges]).T
 
     def contribute(self, people: CustomerTable) -> Contribution:
-        segment = nearest_centre(self.scaler.transform(people.select(self.scaler.features)), self.centres)
+        points = self.scaler.transform(people.select(self.scaler.features))
+        segment = nearest_centre(on_grid(points), on_grid(self.centres))
         low, high = self._ends
         raw = people.select(tuple(r.feature for r in self.ranges))
         unit = np.clip(2.0 * (raw - low) / (high - low) - 1.0, -1.0, 1.0)
@@ -105,14 +106,16 @@ class ProfileQuery:
             raise RefusedError("malformed profiles question")
         scaler = scaler_from_array(spec.scalars["features"], spec.arrays["scaler"])
         names, ranges, centres = spec.scalars["profiled"], spec.arrays["ranges"], spec.arrays["centres"]
-        if not isinstance(names, list) or not names or ranges.shape != (len(names), 2):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RefusedError("malformed profiles question")
+        if not 1 <= len(set(names)) == len(names) or ranges.shape != (len(names), 2):
             raise RefusedError("malformed profiles question")
         if centres.ndim != 2 or centres.shape[1] != len(scaler.features) or not 1 <= len(centres) <= 1024:
             raise RefusedError("malformed profiles question")
         if not (np.isfinite(ranges).all() and np.isfinite(centres).all()) or (ranges[:, 0] >= ranges[:, 1]).any():
             raise RefusedError("malformed profiles question")
         kept = tuple(
-            ProfileRange(str(name), float(low), float(high)) for name, (low, high) in zip(names, ranges, strict=True)
+            ProfileRange(name, float(low), float(high)) for name, (low, high) in zip(names, ranges, strict=True)
         )
         return cls(scaler, centres, kept)
 

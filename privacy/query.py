@@ -90,8 +90,10 @@ def quantise(values: NDArray[np.float64], radius: float = 1.0) -> NDArray[np.int
         int64 of the same shape. The L2 norm of every row is at most SCALE: truncation cannot lengthen a row, and the
         clip stops short of the radius by more than the rounding of its own division.
     """
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    factor = SCALE * _CLIP_SLACK / np.maximum(norms, radius)
+    squares = np.zeros(len(values))
+    for column in values.T:  # elementwise: the rounding of a row depends neither on its place nor on the other rows
+        squares += column * column
+    factor = (SCALE * _CLIP_SLACK / np.maximum(np.sqrt(squares), radius))[:, np.newaxis]
     quantised: NDArray[np.int64] = np.trunc(values * factor).astype(np.int64)
     return quantised
 
@@ -106,18 +108,22 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
 
     Formal guarantee: for every table and every person, adding or removing the person changes the result by at most
     sqrt(query.bound_squared) in L2, whatever `query.contribute` returns for that person, provided that `contribute`
-    looks at each row alone.
+    looks at each row alone: its result for a row must not even be rounded differently in other company.
 
     Edge cases: a person whose contribution breaks the bound, repeats a position or leaves the vector counts as zero;
-    an empty table gives zeros; a contribution of the wrong shape or dtype is a `Defect` that depends on the query
-    alone.
+    an empty table gives zeros, after the query was asked for the contribution of nobody; a contribution of the wrong
+    shape or dtype is a `Defect` that depends on the query alone; floating-point warnings, which depend on people, are
+    never raised.
     """
     total = np.zeros(query.width, dtype=np.int64)
     words = max(query.words_per_person, 1)
     for block in people.blocks(max(_BLOCK_WORDS // words, 1)):
-        part = query.contribute(block)
+        with np.errstate(all="ignore"):
+            part = query.contribute(block)
         shape = (len(block), query.words_per_person)
-        if part.columns.shape != shape or part.values.shape != shape or part.values.dtype != np.int64:
+        if part.columns.shape != shape or part.values.shape != shape:
+            raise Defect(f"{type(query).__name__}: contribution of a wrong shape or dtype")
+        if part.columns.dtype != np.int64 or part.values.dtype != np.int64:
             raise Defect(f"{type(query).__name__}: contribution of a wrong shape or dtype")
         kept = _within_bound(part, query)
         if kept.all():

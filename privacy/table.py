@@ -62,6 +62,10 @@ class CustomerTable:
         return part
 
     def blocks(self, rows: int) -> Iterator[CustomerTable]:
-        """The table in consecutive pieces of at most `rows` people: keeps the memory of an answer flat."""
-        for start in range(0, len(self), rows):
+        """The table in consecutive pieces of at most `rows` people: keeps the memory of an answer flat.
+
+        A table without people is one empty piece, so that a question that cannot be asked of this table fails whether
+        or not anybody is in it.
+        """
+        for start in range(0, max(len(self), 1), rows):
             yield self.take(slice(start, start + rows))
