@@ -47,6 +47,7 @@ TV_UNIT = Fraction(1, 2**80)
 
 _TV_SHARE = 2.0**-10
 _MAX_EPSILON = 50.0
+_MIN_MU = 2.0**-25  # its square is below one ledger unit
 _SAFETY = 1.0 - 1e-9
 
 
@@ -95,7 +96,9 @@ def budget_for(epsilon: float, delta: float) -> Spend:
     if not 0 < delta <= 0.1:
         raise CohortiumError("delta must be above 0 and at most 0.1", fix="state a delta such as 1e-6")
     target = delta * (1 - _TV_SHARE)
-    mu = brentq(lambda m: _gaussian_delta(epsilon, m * m) - target, 1e-6, 40.0, xtol=1e-15, rtol=1e-14) * _SAFETY
+    mu = 0.0
+    if _gaussian_delta(epsilon, _MIN_MU**2) < target:
+        mu = brentq(lambda m: _gaussian_delta(epsilon, m * m) - target, _MIN_MU, 40.0, xtol=1e-15, rtol=1e-14) * _SAFETY
     tv = delta * _TV_SHARE / (1 + math.exp(epsilon)) * _SAFETY
     return Spend(math.floor(Fraction(mu) ** 2 / MU2_UNIT), math.floor(Fraction(tv) / TV_UNIT))
 
@@ -119,28 +122,38 @@ def epsilon_spent(spend: Spend, delta: float) -> float:
     """The smallest epsilon such that the spend is (epsilon, delta)-DP; infinity when none up to 200 is.
 
     delta_spent first falls with epsilon and, because exp(epsilon) multiplies tv, rises again: the first crossing from
-    the left, looked for in steps of 1/8 and then refined, is the answer.
+    the left, looked for in steps of 1/8 and then bisected down to neighbouring floats, is the answer. It is rounded up:
+    delta_spent at the answer is at most delta.
     """
     if delta_spent(spend, 0.0) <= delta:
         return 0.0
     for step in range(1, 1601):
         high = step / 8
         if delta_spent(spend, high) <= delta:
-            root = brentq(lambda e: delta_spent(spend, e) - delta, high - 1 / 8, high, xtol=1e-12)
-            return float(root)
+            return _bisect(spend, delta, high - 1 / 8, high)
     return math.inf
+
+
+def _bisect(spend: Spend, delta: float, low: float, high: float) -> float:
+    """The upper one of two neighbouring floats between which delta_spent crosses `delta` downwards."""
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if delta_spent(spend, middle) <= delta else (middle, high)
+    return high
 
 
 def epsilon_by_pld(spend: Spend, delta: float) -> float:
     """The same epsilon by the privacy loss distribution of `dp-accounting`, pessimistically discretised.
 
     An independent code path for reports. It is sound for programmes fixed in advance; the ledger never refuses on it.
+    Of delta, one part in 1024 is kept for total variation; infinity when the spend needs more.
     """
-    if spend.mu2 == 0:
-        return 0.0
-    accountant = PLDAccountant()
-    accountant.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
-    return float(accountant.get_epsilon(delta * (1 - _TV_SHARE)))
+    epsilon = 0.0
+    if spend.mu2 > 0:
+        accountant = PLDAccountant()
+        accountant.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
+        epsilon = float(accountant.get_epsilon(delta * (1 - _TV_SHARE)))
+    slack = (1 + math.exp(min(epsilon, 700.0))) * float(spend.tv * TV_UNIT)
+    return epsilon if slack <= delta * _TV_SHARE else math.inf
 
 
 def delta_spent(spend: Spend, epsilon: float) -> float:
