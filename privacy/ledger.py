@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Column,
     Connection,
     Engine,
@@ -104,16 +105,18 @@ def open_store(path: Path) -> Engine:
     Raises:
         DataError: the file is there but is no database, or cannot be opened.
     """
-    if not path.exists():
+    try:
         path.touch(mode=0o600)
-    engine = create_engine(f"sqlite:///{path}")
+    except OSError as error:
+        raise DataError("cannot be opened", place=str(path), fix="check the path and its permissions") from error
+    engine = create_engine(URL.create("sqlite", database=str(path)))
 
     @event.listens_for(engine, "connect")
     def _durable(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions are begun below, explicitly
+        connection.execute("PRAGMA busy_timeout=30000")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA busy_timeout=30000")
 
     @event.listens_for(engine, "begin")
     def _lock(connection: Connection) -> None:
@@ -236,16 +239,28 @@ class Ledger:
         return map(_charge, rows)
 
     def verify(self) -> None:
-        """Recompute every charge from its bound, sigma and width.
+        """Recompute every charge from its bound, sigma and width, and hold every reply against its charge.
+
+        Finds accidents and clumsy edits; an owner who rewrites rows consistently is not found out.
 
         Raises:
-            DataError: an entry of an unknown mechanism, or one whose stored price is not its price.
+            DataError: an entry is missing before the last one, its mechanism is unknown, its stored price is not its
+                price, or a reply does not belong to a charge of its width.
         """
-        for entry in self.charges():
+        widths = {}
+        for expected, entry in enumerate(self.charges(), start=1):
+            widths[entry.sequence] = entry.width
+            if entry.sequence != expected:
+                raise DataError(f"entry {expected}: missing", place=str(self._store.url.database))
             if entry.mechanism != MECHANISM:
                 raise DataError(f"entry {entry.sequence}: unknown mechanism", place=str(self._store.url.database))
             if entry.spend != price(entry.bound_squared, entry.sigma, entry.width):
                 raise DataError(f"entry {entry.sequence}: price altered", place=str(self._store.url.database))
+        with self._store.begin() as connection:
+            replies = connection.execute(select(_replies.c.sequence, func.length(_replies.c.reply))).all()
+        for sequence, length in replies:
+            if length != 8 * widths.get(sequence, -1):
+                raise DataError(f"reply {sequence}: altered", place=str(self._store.url.database))
 
     def _refuse_over_budget(self, connection: Connection, plan: str, spend: Spend, plan_budget: Spend) -> None:
         if not (_spent(connection, plan) + spend).fits(plan_budget):
