@@ -74,7 +74,11 @@ class ConsentView(Protocol):
 
 
 class AuditSink(Protocol):
-    """Keeps a local record of what was released."""
+    """Keeps a local record of what was released.
+
+    A crash before the reply was stored makes the resumed door record the same release again: every release has at
+    least one event, and the event's `charge` says which are of the same release.
+    """
 
     def append(self, event: Mapping[str, str | int]) -> None:
         """Record one event, durably."""
@@ -139,6 +143,8 @@ class Door:
                 sigma=sigma,
                 plan_budget=terms.plan_budget,
             )
+            if (charge.width, charge.bound_squared, charge.sigma) != (query.width, query.bound_squared, sigma):
+                raise Defect("the door: a charge that this version would have made differently")
             stored = self._ledger.settle(charge, self._noised(total, charge))
         vector = np.frombuffer(stored, dtype="<i8").astype(np.int64, copy=False)
         return Release(question.digest, vector, self._seal(question.digest, stored))
