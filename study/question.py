@@ -7,6 +7,7 @@ quotes nothing of the message. Arrays are named, of declared dtype and shape.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -182,18 +183,23 @@ def _parse_header(text: object) -> QuestionHeader:
     if not isinstance(text, str):
         raise _malformed()
     try:
-        return QuestionHeader.model_validate(json.loads(text))
+        header = QuestionHeader.model_validate(json.loads(text))
+        canonical = canonical_bytes(header.model_dump()).decode()
     except (ValidationError, ValueError, RecursionError):
         raise _malformed() from None
+    if canonical != text:  # duplicate keys, other number formats, white space, defaults left out
+        raise _malformed()
+    return header
 
 
 def _shape(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(isinstance(size, int) and size >= 0 for size in value):
+    if not isinstance(value, list) or len(value) > 3:
         raise _malformed()
-    shape = tuple(int(size) for size in value)
-    if len(shape) > 3 or int(np.prod(shape, dtype=object)) > _MAX_ARRAY_WORDS:
+    if not all(type(size) is int and 0 <= size <= _MAX_ARRAY_WORDS for size in value):  # type: a bool is no size
         raise _malformed()
-    return shape
+    if math.prod(value) > _MAX_ARRAY_WORDS:
+        raise _malformed()
+    return tuple(value)
 
 
 def _malformed() -> RefusedError:
