@@ -23,6 +23,9 @@ from cohortium.study.errors import RefusedError
 
 __all__ = ["BINS", "Axis", "Marginal", "MarginalsQuery", "estimate_marginals"]
 
+_MAX_AXES = 64
+_MAX_BOUND = 2.0**53
+
 BINS = 128
 _BRANCHING = 4
 
@@ -136,13 +139,17 @@ class MarginalsQuery:
         names, shape = spec.scalars.get("features"), spec.arrays.get("axes")
         if set(spec.scalars) != {"features"} or set(spec.arrays) != {"axes"} or shape is None:
             raise RefusedError("malformed marginals question")
-        if not isinstance(names, list) or not names or shape.shape != (len(names), 4) or not np.isfinite(shape).all():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RefusedError("malformed marginals question")
-        if (shape[:, 0] >= shape[:, 1]).any() or len(names) > 64:
+        if not 1 <= len(set(names)) == len(names) <= _MAX_AXES or shape.shape != (len(names), 4):
+            raise RefusedError("malformed marginals question")
+        if not (np.abs(shape) <= _MAX_BOUND).all() or not np.isin(shape[:, 2:], (0.0, 1.0)).all():
+            raise RefusedError("malformed marginals question")
+        if (shape[:, 0] >= shape[:, 1]).any() or (shape[shape[:, 3] == 1.0, 0] < 0).any():
             raise RefusedError("malformed marginals question")
         return cls(
             tuple(
-                Axis(str(name), float(low), float(high), bool(integer), bool(log))
+                Axis(name, float(low), float(high), bool(integer), bool(log))
                 for name, (low, high, integer, log) in zip(names, shape, strict=True)
             )
         )

@@ -121,10 +121,12 @@ class RfmGridQuery:
         names, edges = spec.scalars.get("features"), spec.arrays.get("edges")
         if set(spec.scalars) != {"features"} or set(spec.arrays) != {"edges"} or edges is None:
             raise RefusedError("malformed RFM question")
-        if not isinstance(names, list) or len(names) != 2 or edges.shape != (2, 4) or not np.isfinite(edges).all():
+        if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
             raise RefusedError("malformed RFM question")
-        recency, frequency = (tuple(float(edge) for edge in row) for row in np.sort(edges, axis=1))
+        if edges.shape != (2, 4) or not np.isfinite(edges).all() or (edges[:, 1:] < edges[:, :-1]).any():
+            raise RefusedError("malformed RFM question")
+        recency, frequency = (tuple(float(edge) for edge in row) for row in edges)
         return cls(
-            QuintileEdges(str(names[0]), recency, reversed=True),  # type: ignore[arg-type] # four by the shape check
-            QuintileEdges(str(names[1]), frequency),  # type: ignore[arg-type] # four by the shape check
+            QuintileEdges(names[0], recency, reversed=True),  # type: ignore[arg-type] # four by the shape check
+            QuintileEdges(names[1], frequency),  # type: ignore[arg-type] # four by the shape check
         )
