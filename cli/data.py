@@ -42,8 +42,7 @@ def check(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="One per table of the contract, in its order or as TABLE=SOURCE: a .csv, .csv.gz or .parquet file, "
-            "a folder of Parquet files, or a database as URL#TABLE or 'URL#SELECT ...'.",
+            help="One per table: a file, a folder of Parquet files, or a database as URL#TABLE.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report and the findings as JSON.")] = False,
@@ -52,6 +51,10 @@ def check(
     ] = True,
 ) -> None:
     """Read the tables as onboarding would, write nothing, and say what is missing and how to mend it.
+
+    CONTRACT is the feature contract, a TOML file. Give one SOURCE per table of the contract, in its order or as
+    TABLE=SOURCE: a .csv, .csv.gz or .parquet file, a folder of Parquet files, or a database as URL#TABLE or
+    'URL#SELECT ...'.
 
     Everything that cannot be used is counted by column. No customer value is printed. Exits with 0 when the
     institution is ready, 1 when something blocks, 2 when the command or the contract is wrong.
@@ -84,6 +87,8 @@ def fetch_set(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also copy the files there.")] = None,
 ) -> None:
     """Download a public data set once, verify it, and say where its tables and its contract are.
+
+    NAME is one that `cohortium data list` shows.
 
     The files stay in a cache folder ($COHORTIUM_CACHE, else the user's cache) and are checked against pinned digests.
     Most licences are unstated: use the sets for research and do not pass them on.

@@ -50,9 +50,7 @@ def make_client_app(open_node: NodeOpener) -> ClientApp:
 
     @app.query("plan")
     def plan(message: Message, context: Context) -> Message:
-        node = open_node(context)
-        if node.store.approved(_plan_digest(message)) is None:
-            raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
+        open_node(context).accept(_plan_digest(message))
         return Message(plain_reply(ACCEPTED), reply_to=message)
 
     @app.query("answer")

@@ -28,11 +28,11 @@ from cohortium.privacy.randomness import BitSource
 from cohortium.privacy.release import Door, Terms
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.contract import Contract
-from cohortium.study.errors import DataError, OutputError, RefusedError
-from cohortium.study.plan import MAX_EPSILON
+from cohortium.study.errors import BudgetError, DataError, OutputError, RefusedError
+from cohortium.study.plan import MAX_EPSILON, Plan
 from cohortium.study.question import QuestionHeader
 
-__all__ = ["Everybody", "Node", "NodeIdentity", "PlanGate", "create_node", "open_node"]
+__all__ = ["Everybody", "Node", "NodeIdentity", "PlanGate", "create_node", "open_node", "read_contract"]
 
 
 class NodeIdentity(BaseModel):
@@ -92,6 +92,29 @@ class Node:
     ledger: Ledger
     door: Door
 
+    def accept(self, digest: str) -> Plan:
+        """The plan of that digest, if this institution would answer all of it now.
+
+        Raises:
+            RefusedError: the plan is not approved here, or has expired.
+            BudgetError: what is left of the lifetime budget, in mu^2, does not cover what is left to ask.
+        """
+        plan = self.store.approved(digest)
+        if plan is None:
+            raise RefusedError(
+                "the plan is not approved here", place=self.identity.institution, fix="approve its digest first"
+            )
+        if _utc_today() > plan.expires:
+            raise RefusedError("the plan has expired", place=self.identity.institution, fix="agree on a new one")
+        still_to_ask = budget_for(plan.epsilon, plan.delta).mu2 - self.ledger.spent(digest).mu2
+        if self.ledger.spent().mu2 + still_to_ask > self.ledger.lifetime.mu2:
+            raise BudgetError(
+                "what is left of the lifetime budget does not cover this plan",
+                place=self.identity.institution,
+                fix="lower the plan's epsilon; spent budget never comes back",
+            )
+        return plan
+
     def close(self) -> None:
         """Close the node's database files."""
         self.ledger.close()
@@ -133,7 +156,7 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
     """
     try:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
-        contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
+        contract = read_contract(folder)
     except OSError as error:
         raise DataError("holds no node", place=str(folder), fix="create it first") from error
     except ValidationError as error:
@@ -152,6 +175,11 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         bits=bits,
     )
     return Node(identity, contract, people, store, ledger, door)
+
+
+def read_contract(folder: Path) -> Contract:
+    """The contract of the node in that folder; the errors of reading and validating it."""
+    return Contract.model_validate_json((folder / "contract.json").read_bytes())
 
 
 def _utc_today() -> date:

@@ -31,6 +31,7 @@ from cohortium.models.particles import (
     outline,
     positive_definite,
     shortened,
+    swapped_centres,
 )
 from cohortium.models.programme import Ask, NoisySum, Phase, Programme
 from cohortium.models.scaler import Scaler
@@ -48,7 +49,7 @@ _LLOYD_CLIP = (1.2, 2.0)  # the same of Lloyd steps: least, and where noise does
 _QUIET = 0.025  # relative noise of a step from which on the clip grows
 _CELL_EVIDENCE = 12.0  # expected people per cell, in standard deviations of a word of a unit-bound release
 _MIN_RADIUS = 1e-3
-_CELL_RESTARTS, _FINAL_RESTARTS = 3, 10
+_CELL_RESTARTS, _FINAL_RESTARTS, _SWAPS = 3, 10, 30
 
 
 def clustering_phases(share: Fraction) -> tuple[Phase, ...]:
@@ -207,7 +208,7 @@ def _choose(
     tried = [(k, cluster_particles(particles, k, _FINAL_RESTARTS, rng)) for k in range(least, most + 1)]
     judged = tuple(_judge(particles, centres) for _, centres in tried)
     best = max(range(len(judged)), key=lambda i: (judged[i].silhouette or 0.0, -judged[i].k))
-    return judged, tried[best][1]
+    return judged, swapped_centres(particles, tried[best][1], _SWAPS, rng)
 
 
 def _judge(particles: NDArray[np.float64], centres: NDArray[np.float64]) -> CandidateK:

@@ -19,12 +19,21 @@ from scipy.stats import norm
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from cohortium.models.assignment import nearest_centre
+from cohortium.models.assignment import nearest_centre, squared_distances
 from cohortium.models.marginals import Marginal
 from cohortium.models.moments import CellMoments, MomentQuery
 from cohortium.models.scaler import Scaler
 
-__all__ = ["Outline", "cluster_particles", "copula_particles", "corrected_particles", "outline", "shortened"]
+__all__ = [
+    "Outline",
+    "cluster_particles",
+    "copula_particles",
+    "corrected_particles",
+    "outline",
+    "positive_definite",
+    "shortened",
+    "swapped_centres",
+]
 
 PARTICLES = 6000
 _PRIOR = 0.3  # relative standard deviation of the particles' own moments: the prior of a correction
@@ -89,6 +98,29 @@ def cluster_particles(
     return np.asarray(model.cluster_centers_, dtype=np.float64)
 
 
+def swapped_centres(
+    particles: NDArray[np.float64], centres: NDArray[np.float64], moves: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Centres improved by swap search: drop one that is hardly missed, add a far particle, keep what costs less.
+
+    A move drops one of the three centres whose loss costs least, puts a new one at a particle drawn with probability
+    proportional to its squared distance, and runs a few Lloyd iterations. It cures the local optima of many clusters.
+    """
+    k = len(centres)
+    if k == 1 or len(np.unique(particles, axis=0)) <= k:
+        return centres
+    best, cost = centres, float(squared_distances(particles, centres).min(axis=1).sum())
+    with threadpool_limits(limits=1):
+        for _ in range(moves):
+            start = _one_swapped(particles, best, rng)
+            if start is None:
+                break
+            model = KMeans(k, init=start, n_init=1, max_iter=15).fit(particles)
+            if model.inertia_ < cost:
+                best, cost = np.asarray(model.cluster_centers_, dtype=np.float64), float(model.inertia_)
+    return best
+
+
 def corrected_particles(
     particles: NDArray[np.float64],
     query: MomentQuery,
@@ -128,6 +160,23 @@ def positive_definite(matrix: NDArray[np.float64], least: float, most: float) ->
     """The symmetric part with its eigenvalues brought into [least, most]."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     return np.asarray((vectors * np.clip(values, least, max(most, least))) @ vectors.T)
+
+
+def _one_swapped(
+    particles: NDArray[np.float64], centres: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64] | None:
+    """The centres with one replaced; None when every particle sits on a centre."""
+    squares = squared_distances(particles, centres)
+    nearest = np.partition(squares, 1, axis=1)[:, :2]
+    cell = squares.argmin(axis=1)
+    loss = np.bincount(cell, nearest[:, 1] - nearest[:, 0], len(centres))
+    dropped = int(rng.choice(np.argsort(loss, kind="stable")[:3]))
+    left = nearest[:, 0] + np.where(cell == dropped, nearest[:, 1] - nearest[:, 0], 0.0)
+    if left.sum() <= 0:
+        return None
+    start = centres.copy()
+    start[dropped] = particles[rng.choice(len(particles), p=left / left.sum())]
+    return start
 
 
 def _moved_cell(

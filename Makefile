@@ -1,0 +1,49 @@
+# Everything a fresh machine needs: `make demo`, `make check`, `make test`. Each builds .venv itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help install demo check format test bench clean
+
+help:
+	@echo "make demo                the demo: eight institutions, real purchases, results in demo-results/"
+	@echo "make check               ruff, mypy --strict, import-linter"
+	@echo "make test                the whole test suite"
+	@echo "make bench TARGET=...    clustering, grid, onboarding or rfm_edges; ARGS=... are passed on"
+	@echo "make clean               remove what was built"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/cohortium demo --out demo-results $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+bench: $(STAMP)
+	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=clustering|grid|onboarding|rfm_edges" && exit 2)
+	$(BIN)/python benchmarks/$(TARGET).py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-results

@@ -1,0 +1,5 @@
+"""`python -m cohortium.cli`."""
+
+from cohortium.cli.main import main
+
+main()

@@ -1,0 +1,26 @@
+"""`cohortium init`: a commented plan and contract to begin from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortium.simulations.starter import write_starter
+
+__all__ = ["init"]
+
+
+def init(folder: Annotated[Path, typer.Argument(help="Where to write plan.toml and contract.toml.")] = Path()) -> None:
+    """Write a starter plan and feature contract, every line explained. Existing files are never touched.
+
+    \b
+    Example:
+      cohortium init my-study
+    """
+    for path in write_starter(folder):
+        typer.echo(f"wrote {path}")
+    typer.echo("next: adapt contract.toml to your tables, then")
+    typer.echo(f"  cohortium data check {folder / 'contract.toml'} YOUR_TABLE")
+    typer.echo(f"  cohortium simulate {folder / 'plan.toml'} --data YOUR_TABLE --institutions 3 --out results")

@@ -1,0 +1,343 @@
+"""One command's worth of federation: many institutions on one machine, each with its own node, and one coordinator.
+
+The folder of a run:
+
+    run.json            what is run; the same folder resumes it
+    plan.json, contract.json, charter.json
+    institutions/NAME/  one node each (see `client.node`), its customer table and `segments.parquet`
+    bundle.json         what the run released
+    summary.json        everything the report is drawn from
+    report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cohortium.client.app import make_client_app
+from cohortium.client.node import Node, NodeIdentity, create_node, open_node
+from cohortium.client.onboarding import OnboardingReport, Source, load_customer_table, load_report, onboard
+from cohortium.client.scoring import score_customers, write_segments
+from cohortium.governance.report import (
+    ContractFacts,
+    InstitutionFacts,
+    LeftOut,
+    RunSummary,
+    StageTime,
+    person_at,
+    render_report,
+)
+from cohortium.server.app import StudyOrder, make_server_app
+from cohortium.server.study_run import Asked
+from cohortium.simulations.baselines import compare_with_central
+from cohortium.simulations.grid import run_in_process
+from cohortium.simulations.nodes import STATE_FOLDER, ray_client_app
+from cohortium.simulations.ray_engine import run_on_ray
+from cohortium.simulations.sources import CustomerData
+from cohortium.study.bundle import Bundle
+from cohortium.study.charter import Charter, Institution
+from cohortium.study.contract import Contract
+from cohortium.study.errors import DataError, Defect, OutputError, PlanError, RefusedError
+from cohortium.study.plan import MAX_EPSILON, Plan
+
+__all__ = ["Engine", "SimulationOrder", "simulate"]
+
+Engine = Literal["in-process", "ray"]
+Say = Callable[[str], None]
+
+_RUN_FILE, _WORK = "run.json", ".work"
+
+
+@dataclass(frozen=True)
+class SimulationOrder:
+    """What to simulate.
+
+    Args:
+        plan, contract: every simulated institution approves them.
+        data: the customers.
+        out: folder of the run.
+        charter: thresholds and members; one is made of the data's institutions when left out.
+        state: folder of the institutions' nodes; `out`/institutions when left out. Ledgers in it never reset, so that
+            runs of several plans on one state add up.
+        lifetime_epsilon, lifetime_delta: every institution's lifetime budget.
+        engine: in this process, or on Flower's own simulation (Ray).
+        resume: continue the run that `out` holds.
+    """
+
+    plan: Plan
+    contract: Contract
+    data: CustomerData
+    out: Path
+    charter: Charter | None = None
+    state: Path | None = None
+    lifetime_epsilon: float = MAX_EPSILON
+    lifetime_delta: float = 1e-6
+    engine: Engine = "in-process"
+    resume: bool = False
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the nodes are."""
+        return self.state if self.state is not None else self.out / "institutions"
+
+
+class _RunFile(BaseModel):
+    """What a run's folder holds, so that only the same run resumes in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_id: Literal["cohortium.run/1"] = "cohortium.run/1"
+    run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    plan: str
+    dataset: str
+    started: datetime
+
+
+@dataclass
+class _Clock:
+    """Wall time by stage."""
+
+    say: Say
+    stages: list[StageTime] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.say(f"{name} …")
+        start = time.perf_counter()
+        yield
+        self.stages.append(StageTime(stage=name, seconds=round(time.perf_counter() - start, 3)))
+
+
+def simulate(order: SimulationOrder, say: Say) -> RunSummary:
+    """Run a plan over simulated institutions and write everything a run leaves behind.
+
+    Interrupted at any point, the run is continued by `resume`: what was charged stays charged, what was answered is
+    answered again with the same bytes.
+
+    Args:
+        order: what to simulate.
+        say: called with one line of progress at a time.
+
+    Raises:
+        OutputError: `out` holds something else, or a run and `resume` was not asked for.
+        PlanError, DataError, BudgetError, RefusedError: before anything is charged where possible; each says where.
+    """
+    clock = _Clock(say)
+    run = _begin(order)
+    with clock.stage("onboarding"):
+        folders = _onboarded(order, say)
+    charter = order.charter or _charter_of(order.plan, folders)
+    _check_charter(charter, order.plan, folders)
+    _write_json(order.out / "charter.json", charter.to_json())
+    with ExitStack() as stack:
+        nodes = _open_nodes(order, folders, stack)
+        with clock.stage("federated study"):
+            bundle = _run_study(order, run, nodes, say)
+        _write_bytes(order.out / "bundle.json", bundle.to_bytes())
+        with clock.stage("scoring"):
+            for name, node in nodes.items():
+                write_segments(
+                    score_customers(bundle, node.people), bundle, order.state_folder / name / "segments.parquet"
+                )
+        with clock.stage("comparison with central clustering"):
+            comparison = compare_with_central(bundle, {name: node.people for name, node in nodes.items()})
+        spends = {name: node.ledger.spent(order.plan.digest) for name, node in nodes.items()}
+        summary = RunSummary(
+            version=version("cohortium"),
+            started=run.started,
+            finished=datetime.now(UTC),
+            stages=tuple(clock.stages),
+            dataset=order.data.facts,
+            bundle=bundle,
+            contract=ContractFacts.of(order.contract),
+            institutions=tuple(_institution_facts(order.plan, name, node) for name, node in nodes.items()),
+            person_at=person_at(spends.values(), order.plan.delta),
+            left_out=tuple(_left_out(name, load_report(folders[name] / "customers")) for name in nodes),
+            comparison=comparison,
+        )
+    _write_bytes(order.out / "summary.json", summary.to_bytes())
+    _write_bytes(order.out / "report.html", render_report(summary).encode())
+    return summary
+
+
+def _begin(order: SimulationOrder) -> _RunFile:
+    """Claim the folder for this run, or take up the run that it holds."""
+    path = order.out / _RUN_FILE
+    if path.exists():
+        return _resumable(order, path)
+    if order.resume:
+        raise OutputError("holds no run to resume", place=str(order.out), fix="leave out --resume")
+    if order.out.is_dir() and any(order.out.iterdir()):
+        raise OutputError("is not empty", place=str(order.out), fix="choose a new folder")
+    try:
+        order.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(error.strerror or "cannot be made", place=str(order.out), fix="choose another") from error
+    file = _RunFile(run=uuid4().hex, plan=order.plan.digest, dataset=order.data.facts.name, started=datetime.now(UTC))
+    _write_json(order.out / "plan.json", order.plan.to_json())
+    _write_json(order.out / "contract.json", order.contract.to_json())
+    _write_json(path, file.model_dump(mode="json"))
+    return file
+
+
+def _resumable(order: SimulationOrder, path: Path) -> _RunFile:
+    if not order.resume:
+        raise OutputError(
+            "holds a run already", place=str(order.out), fix="add --resume to continue it, or choose a new folder"
+        )
+    try:
+        file = _RunFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise OutputError("is of another version", place=str(path), fix="choose a new folder") from error
+    if file.plan != order.plan.digest:
+        raise RefusedError(
+            "the plan's digest is not the one that this run's institutions approved",
+            place=str(path),
+            fix="restore the plan and contract, or run the changed plan in a new folder",
+        )
+    if file.dataset != order.data.facts.name:
+        raise OutputError(f"is a run on '{file.dataset}'", place=str(path), fix="give the same --data")
+    return file
+
+
+def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
+    """Every institution's state folder by name, with its customer table in it."""
+    listing = order.out / "institutions.json"
+    if listing.exists():
+        names = json.loads(listing.read_text(encoding="utf-8"))
+        folders = {name: order.state_folder / name for name in names}
+        if all((folder / "customers" / "onboarding.json").exists() for folder in folders.values()):
+            say("customer tables are there already")
+            return folders
+    work = order.out / _WORK
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        tables = order.data.tables(order.contract, work)
+        folders = {}
+        for name, sources in tables.items():
+            folders[name] = order.state_folder / name
+            folders[name].mkdir(parents=True, exist_ok=True, mode=0o700)
+            report = _onboard_one(order.contract, name, sources, folders[name])
+            say(f"  {name}: {_lines(report):,} lines of {report.people:,} customers")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _write_json(listing, list(folders))
+    return folders
+
+
+def _onboard_one(contract: Contract, name: str, sources: Mapping[str, Source], folder: Path) -> OnboardingReport:
+    try:
+        return onboard(contract, sources, folder / "customers")
+    except DataError as error:
+        raise DataError(error.message, place=f"{name}: {error.place}", fix=error.fix) from error
+
+
+def _lines(report: OnboardingReport) -> int:
+    return sum(table.lines for table in report.tables)
+
+
+def _charter_of(plan: Plan, folders: Mapping[str, Path]) -> Charter:
+    members = tuple(Institution(name=name, region=plan.regions[0]) for name in folders)
+    return Charter(schema="cohortium.charter/1", name=plan.name, institutions=members)  # type: ignore[call-arg] # alias
+
+
+def _check_charter(charter: Charter, plan: Plan, folders: Mapping[str, Path]) -> None:
+    charter.check_plan(plan)
+    members = {institution.name for institution in charter.institutions}
+    strangers = sorted(set(folders) - members)
+    if strangers:
+        raise PlanError(
+            f"the data has an institution '{strangers[0]}' that the charter does not name",
+            place="charter: institutions",
+            fix=f"add it, or one of {', '.join(sorted(members - set(folders))) or 'them'} under its name in the data",
+        )
+
+
+def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: ExitStack) -> dict[str, Node]:
+    """Every institution's node; the run's plan is approved on behalf of the simulated institutions."""
+    nodes = {}
+    for name, folder in folders.items():
+        identity = NodeIdentity(
+            institution=name, lifetime_epsilon=order.lifetime_epsilon, lifetime_delta=order.lifetime_delta
+        )
+        create_node(folder, identity, order.contract)
+        node = open_node(folder, load_customer_table(folder / "customers", order.contract))
+        stack.callback(node.close)
+        nodes[name] = node
+    for node in nodes.values():
+        node.store.approve(order.plan, order.contract)
+        node.accept(order.plan.digest)
+    return nodes
+
+
+def _run_study(order: SimulationOrder, file: _RunFile, nodes: Mapping[str, Node], say: Say) -> Bundle:
+    delivered: list[Bundle] = []
+    study = StudyOrder(order.plan, order.contract, run=file.run, expected=len(nodes))
+    server = make_server_app(study, delivered.append, lambda asked: say(_asked(asked)))
+    opened = list(nodes.values())
+    if order.engine == "ray":
+        folders = [{STATE_FOLDER: str((order.state_folder / name).resolve())} for name in nodes]
+        run_on_ray(server, ray_client_app, nodes=len(nodes), node_configs=folders)
+    else:
+        client = make_client_app(lambda context: opened[int(context.node_config["partition-id"])])
+        run_in_process(server, client, nodes=len(nodes))
+    if len(delivered) != 1:
+        raise Defect("the server app ended without a bundle")
+    return delivered[0]
+
+
+def _asked(asked: Asked) -> str:
+    return f"  {asked.phase} {asked.step + 1}: {asked.institutions} institutions answered"
+
+
+def _institution_facts(plan: Plan, name: str, node: Node) -> InstitutionFacts:
+    return InstitutionFacts.of(
+        name,
+        accepted=True,
+        spent=node.ledger.spent(plan.digest),
+        lifetime=node.ledger.lifetime,
+        lifetime_spent=node.ledger.spent(),
+        delta=plan.delta,
+    )
+
+
+def _left_out(name: str, report: OnboardingReport) -> LeftOut:
+    counted = [table.duplicates for table in report.tables if table.duplicates is not None]
+    return LeftOut(
+        institution=name,
+        lines=_lines(report),
+        unused=sum(table.lines - table.used + table.lines_of_others for table in report.tables),
+        duplicates=sum(counted) if counted else None,
+        bad_cells=sum(column.bad for column in report.columns),
+        clipped=sum(feature.clipped_low + feature.clipped_high for feature in report.features),
+        unknown=sum(feature.missing for feature in report.features),
+    )
+
+
+def _write_json(path: Path, document: Any) -> None:
+    _write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    staged = path.with_name(path.name + ".partial")
+    try:
+        staged.write_bytes(data)
+        os.replace(staged, path)
+    except OSError as error:
+        raise OutputError(
+            error.strerror or "cannot be written", place=str(path), fix="check space and permissions"
+        ) from error
