@@ -25,7 +25,7 @@ from cohortium.study.errors import DataError, OutputError
 __all__ = ["Fetched", "cache_folder", "fetch", "unavailable_reason"]
 
 _DOWNLOAD_SECONDS = 600
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ def _complete_journey(raw: Path) -> dict[str, str]:
             f"SELECT * FROM {households} LEFT JOIN {known} AS d USING (household_id) ORDER BY household_id"
         ),
         "baskets.parquet": (
-            "SELECT household_id, store_id, basket_id, product_id, department, quantity, sales_value,"
-            f" transaction_timestamp FROM {lines} AS l LEFT JOIN {products} AS p USING (product_id)"
+            "SELECT household_id, store_id, basket_id, product_id, department, quantity, sales_value, retail_disc,"
+            f" coupon_disc, transaction_timestamp FROM {lines} AS l LEFT JOIN {products} AS p USING (product_id)"
             " ORDER BY transaction_timestamp, basket_id, product_id"
         ),
     }
