@@ -23,9 +23,10 @@ from cohortium.client.store import NodeStore
 from cohortium.models.catalogue import build_query
 from cohortium.models.segmentation import question_terms
 from cohortium.privacy.accounting import budget_for
+from cohortium.privacy.gate import Terms
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.randomness import BitSource
-from cohortium.privacy.release import Door, Terms
+from cohortium.privacy.release import Door
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, DataError, OutputError, RefusedError

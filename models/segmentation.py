@@ -17,7 +17,7 @@ from cohortium.models.programme import Ask, Phase, Programme
 from cohortium.models.rfm import RFM_NAMES, QuintileEdges, RfmGridQuery, quintile_edges
 from cohortium.models.scaler import Scaler, bounds_scaler, fit_scaler
 from cohortium.privacy.accounting import budget_for
-from cohortium.privacy.release import Terms
+from cohortium.privacy.gate import Terms
 from cohortium.study.bundle import (
     AxisScale,
     KChoice,

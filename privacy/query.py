@@ -135,11 +135,23 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
 
 def _within_bound(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
     """Which people keep the bound, decided row by row in integers that cannot overflow."""
+    columns, values = part.columns, part.values
+    if len(values) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    largest = max(int(values.max()), -int(values.min()))
+    ascending = bool((columns[:, 1:] > columns[:, :-1]).all())
+    inside = int(columns.min()) >= 0 and int(columns.max()) < query.width
+    if ascending and inside and largest <= _MAX_WORD and columns.shape[1] * largest**2 < 2**63:
+        norms = np.einsum("ij,ij->i", values, values)  # no sum of squares can overflow
+        return np.asarray(norms <= min(query.bound_squared, 2**63 - 1))
+    return _within_bound_any(part, query)
+
+
+def _within_bound_any(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
+    """The same for contributions of any values and positions."""
     small = np.asarray((np.abs(part.values).view(np.uint64) <= _MAX_WORD).all(axis=1))
     inside = ((part.columns >= 0) & (part.columns < query.width)).all(axis=1)
-    columns = part.columns
-    if not (columns[:, 1:] > columns[:, :-1]).all():
-        columns = np.sort(columns, axis=1)
+    columns = np.sort(part.columns, axis=1)
     distinct = (columns[:, 1:] > columns[:, :-1]).all(axis=1)
     # squares are at most 2**56: added in two 32-bit halves, so that any number of words is exact in int64
     squares = np.where(small[:, np.newaxis], part.values, 0) ** 2

@@ -16,24 +16,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import isqrt
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.privacy.accounting import Spend, sigma_for
+from cohortium.privacy.accounting import sigma_for
 from cohortium.privacy.discrete_gaussian import sample_discrete_gaussian
+from cohortium.privacy.gate import AuditSink, ConsentView, PolicyGate
 from cohortium.privacy.ledger import Charge, Ledger, Slot
 from cohortium.privacy.query import QuerySpec, SumQuery, bounded_total
 from cohortium.privacy.randomness import BitSource, OsBitSource, fresh_key
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import Defect, PlanError, RefusedError
-from cohortium.study.question import Question, QuestionHeader, Release
+from cohortium.study.question import Question, Release
 
-__all__ = ["MAX_WIDTH", "MIN_SIGMA", "AuditSink", "ConsentView", "Door", "PolicyGate", "Terms", "noise_scale"]
+__all__ = ["MAX_WIDTH", "MIN_SIGMA", "Door", "noise_scale"]
 
 MIN_SIGMA = 2**20
 """Least sigma in integer units: below it the discreteness of the noise would cost noticeable delta."""
@@ -42,47 +41,6 @@ MAX_WIDTH = 2**22
 """Most words of one release."""
 
 _MAX_PEOPLE = 2**31
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What an admitted question may cost.
-
-    Args:
-        allotment: mu2 units of this one question.
-        plan_budget: what all questions of its plan may cost together at this institution.
-    """
-
-    allotment: int
-    plan_budget: Spend
-
-
-class PolicyGate(Protocol):
-    """Says whether a question may be answered; from the institution's own approved plan, never from the message."""
-
-    def admit(self, question: QuestionHeader) -> Terms:
-        """The terms of a question; `RefusedError` when the plan does not foresee it."""
-        ...
-
-
-class ConsentView(Protocol):
-    """Says which people count. People who are excluded are filtered, never a reason to refuse."""
-
-    def snapshot(self, people: CustomerTable) -> CustomerTable:
-        """The people whom the next release may count."""
-        ...
-
-
-class AuditSink(Protocol):
-    """Keeps a local record of what was released.
-
-    A crash before the reply was stored makes the resumed door record the same release again: every release has at
-    least one event, and the event's `charge` says which are of the same release.
-    """
-
-    def append(self, event: Mapping[str, str | int]) -> None:
-        """Record one event, durably."""
-        ...
 
 
 class Door:
