@@ -80,7 +80,7 @@ class ProfileQuery:
 
     @cached_property
     def _ends(self) -> NDArray[np.float64]:
-        return np.array([[r.low, r.high] for r in self.ranges]).T
+        return np.array([[r.low, r.high] for r in self.ranges], dtype=np.float64).T
 
     def contribute(self, people: CustomerTable) -> Contribution:
         points = self.scaler.transform(people.select(self.scaler.features))
