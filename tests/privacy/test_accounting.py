@@ -1,0 +1,197 @@
+"""Prices and budgets against independent formulas, and always rounded against the spender."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from dp_accounting.dp_event import GaussianDpEvent
+from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cohortium.privacy.accounting import (
+    MU2_UNIT,
+    TV_UNIT,
+    Spend,
+    budget_for,
+    delta_spent,
+    epsilon_by_pld,
+    epsilon_spent,
+    price,
+    sigma_for,
+)
+from cohortium.privacy.query import SCALE
+from cohortium.study.errors import CohortiumError
+
+EPSILONS = st.floats(0.01, 50)
+DELTAS = st.floats(-12, -1).map(lambda power: 10**power)
+BOUNDS = st.integers(1, 2**70)
+SIGMAS = st.integers(1, 2**52)
+WIDTHS = st.integers(1, 2**22)
+
+
+def exact_delta(spend: Spend, epsilon: float) -> Any:
+    """delta of mu-GDP plus (1 + exp(epsilon)) tv, in 60 digits."""
+    with mpmath.workdps(60):
+        mu = mpmath.sqrt(mpmath.mpf(spend.mu2) / 2**48)
+        e = mpmath.mpf(epsilon)
+        slack = (1 + mpmath.exp(e)) * mpmath.mpf(spend.tv) / mpmath.mpf(2) ** 80
+        if mu == 0:
+            return slack
+        return mpmath.ncdf(-e / mu + mu / 2) - mpmath.exp(e) * mpmath.ncdf(-e / mu - mu / 2) + slack
+
+
+@given(mu=st.floats(0.005, 5), epsilon=st.floats(0, 20), tv=st.integers(0, 2**55))
+def test_delta_agrees_with_an_independent_formula(mu: float, epsilon: float, tv: int) -> None:
+    spend = Spend(math.floor(Fraction(mu) ** 2 / MU2_UNIT), tv)
+    exact = exact_delta(spend, epsilon)
+    assert abs(delta_spent(spend, epsilon) - exact) <= exact * 1e-7 + mpmath.mpf(10) ** -300
+    if exact >= 1e-15:
+        assert exact <= delta_spent(spend, epsilon)
+
+
+@given(epsilon=EPSILONS, delta=DELTAS)
+def test_a_budget_holds_what_it_says(epsilon: float, delta: float) -> None:
+    budget = budget_for(epsilon, delta)
+    assert exact_delta(budget, epsilon) <= delta
+    assert epsilon_spent(budget, delta) <= epsilon
+
+
+@given(epsilon=st.floats(0.1, 8), delta=st.floats(-9, -4).map(lambda power: 10**power))
+def test_a_budget_is_not_wasteful(epsilon: float, delta: float) -> None:
+    assert epsilon_spent(budget_for(epsilon, delta), delta) > 0.999 * epsilon
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(1e-9, 1e-12), (1e-6, 1e-15), (1e-9, 0.1), (50.0, 1e-15)])
+def test_a_budget_at_the_edge_of_its_domain(epsilon: float, delta: float) -> None:
+    assert exact_delta(budget_for(epsilon, delta), epsilon) <= delta
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta"),
+    [(0, 1e-6), (51, 1e-6), (-1, 1e-6), (1, 0), (1, 1e-16), (1, 0.2), (math.nan, 1e-6), (1, math.nan)],
+)
+def test_a_budget_outside_its_domain_is_refused(epsilon: float, delta: float) -> None:
+    with pytest.raises(CohortiumError):
+        budget_for(epsilon, delta)
+
+
+@given(bound=BOUNDS, sigma=SIGMAS, width=WIDTHS)
+def test_a_price_is_rounded_up_and_by_less_than_a_unit(bound: int, sigma: int, width: int) -> None:
+    cost = price(bound, sigma, width)
+    assert 0 <= cost.mu2 * MU2_UNIT - Fraction(bound, sigma**2) < MU2_UNIT
+    assert 0 <= cost.tv * TV_UNIT - Fraction(width, 24 * sigma**2) < TV_UNIT
+
+
+@given(bound=BOUNDS, allotment=st.integers(1, 2**60), width=WIDTHS)
+def test_sigma_is_the_smallest_within_its_allotment(bound: int, allotment: int, width: int) -> None:
+    sigma = sigma_for(bound, allotment)
+    assert price(bound, sigma, width).mu2 <= allotment
+    assert sigma == 1 or Fraction(bound, (sigma - 1) ** 2) > allotment * MU2_UNIT
+
+
+def test_a_release_without_budget_is_refused() -> None:
+    with pytest.raises(CohortiumError):
+        sigma_for(1, 0)
+
+
+@given(bound=BOUNDS, sigma=SIGMAS, width=WIDTHS, more=st.integers(1, 1000))
+def test_prices_are_monotone(bound: int, sigma: int, width: int, more: int) -> None:
+    cost = price(bound, sigma, width)
+    assert price(bound + more, sigma, width).mu2 >= cost.mu2
+    assert price(bound, sigma + more, width).fits(cost)
+    assert price(bound, sigma, width + more).tv >= cost.tv
+
+
+@settings(max_examples=40)
+@given(mu2=st.integers(0, 2**50), tv=st.integers(0, 2**50), more=st.integers(0, 2**48), delta=DELTAS)
+def test_spending_more_never_costs_less_epsilon(mu2: int, tv: int, more: int, delta: float) -> None:
+    spent = epsilon_spent(Spend(mu2, tv), delta)
+    assert epsilon_spent(Spend(mu2 + more, tv), delta) >= spent
+    assert epsilon_spent(Spend(mu2, tv + more), delta) >= spent
+
+
+@given(mu2=st.integers(1, 2**52), tv=st.integers(0, 2**50), delta=DELTAS)
+def test_epsilon_spent_is_rounded_up(mu2: int, tv: int, delta: float) -> None:
+    spend = Spend(mu2, tv)
+    epsilon = epsilon_spent(spend, delta)
+    if math.isfinite(epsilon):
+        assert delta_spent(spend, epsilon) <= delta
+        assert exact_delta(spend, epsilon) <= delta
+    if 0 < epsilon < math.inf:
+        assert delta_spent(spend, epsilon * (1 - 1e-6)) > delta
+
+
+def test_no_epsilon_pays_for_too_much_slack() -> None:
+    assert epsilon_spent(Spend(2**40, 2**75), 1e-6) == math.inf
+    assert epsilon_by_pld(Spend(2**40, 2**75), 1e-6) == math.inf
+    assert epsilon_by_pld(Spend(0, 2**75), 1e-6) == math.inf
+    assert epsilon_spent(Spend(), 1e-6) == epsilon_by_pld(Spend(), 1e-6) == 0.0
+
+
+@given(first=st.tuples(BOUNDS, SIGMAS), times=st.integers(1, 50))
+def test_prices_add_up_to_no_less_than_the_joint_price(first: tuple[int, int], times: int) -> None:
+    bound, sigma = first
+    joint = price(times * bound, sigma, times)
+    assert joint.mu2 <= price(bound, sigma, 1).times(times).mu2
+    assert joint.tv <= price(bound, sigma, 1).times(times).tv
+
+
+def test_spends_are_amounts() -> None:
+    assert Spend(1, 2) + Spend(3, 4) == Spend(4, 6)
+    assert Spend(4, 6) - Spend(3, 4) == Spend(1, 2)
+    assert Spend(1, 1).fits(Spend(1, 1))
+    assert not Spend(2, 0).fits(Spend(1, 9))
+    assert not Spend(0, 2).fits(Spend(9, 1))
+
+
+@pytest.mark.parametrize("epsilon", [0.25, 1.0, 3.0])
+def test_three_accountants_agree_in_the_known_order(epsilon: float) -> None:
+    """Exact GDP <= the pessimistic PLD (by little) <= Renyi."""
+    spend, delta = budget_for(epsilon, 1e-6), 1e-6
+    gdp, pld = epsilon_spent(spend, delta), epsilon_by_pld(spend, delta)
+    rdp = RdpAccountant()
+    rdp.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
+    assert gdp <= pld * (1 + 1e-6)
+    assert pld <= gdp * 1.01 + 1e-3
+    assert float(rdp.get_epsilon(delta)) > pld
+
+
+@pytest.mark.parametrize("sigma", [1, 2, 3, 5, 10, 20, 50])
+def test_the_discrete_gaussian_is_as_near_the_rounded_one_as_charged(sigma: int) -> None:
+    """TV <= 1 / (24 sigma^2) from exact masses; and within a factor of 3 of it, so the bound is not idle."""
+    with mpmath.workdps(40):
+        s, half = mpmath.mpf(sigma), mpmath.mpf(1) / 2
+        masses = [mpmath.exp(-(mpmath.mpf(z) ** 2) / (2 * s * s)) for z in range(14 * sigma)]
+        total = 2 * mpmath.fsum(masses) - 1
+        # for z >= 0, from the lower tail, where differences keep their digits; both laws are symmetric
+        rounded = [mpmath.ncdf((half - z) / s) - mpmath.ncdf((-half - z) / s) for z in range(14 * sigma)]
+        ratios = [q * total / p for p, q in zip(masses, rounded, strict=True)]
+        gaps = [abs(p / total - q) for p, q in zip(masses, rounded, strict=True)]
+        distance = (2 * mpmath.fsum(gaps) - gaps[0]) / 2
+        bound = 1 / mpmath.mpf(24 * sigma * sigma)
+        assert bound / 3 < distance <= bound
+        assert min(ratios) >= 1 - bound  # the pointwise step of the proof
+        assert total >= mpmath.sqrt(2 * mpmath.pi) * s  # the discrete normaliser exceeds the continuous one
+    assert price(1, sigma, 1).tv * TV_UNIT >= Fraction(float(distance))
+
+
+def test_discrete_noise_itself_obeys_the_claimed_delta() -> None:
+    """The privacy profile of the real mechanism at an integer shift, from exact masses, stays below what is claimed."""
+    for sigma, shift in ((3, 1), (5, 4), (20, 10)):
+        z = np.arange(-60 * sigma, 60 * sigma + 1)
+        weight = np.exp(-(z.astype(np.float64) ** 2) / (2.0 * sigma**2))
+        mass = weight / weight.sum()
+        for epsilon in (0.0, 0.1, 0.5, 1.0, 2.0):
+            real = np.maximum(mass[shift:] - math.exp(epsilon) * mass[:-shift], 0.0).sum()
+            assert real <= delta_spent(price(shift**2, sigma, 1), epsilon)
+
+
+def test_a_person_who_adds_one_unit_costs_what_the_docs_say() -> None:
+    """A count at sigma = 10 people costs mu = 0.1."""
+    assert price(SCALE**2, 10 * SCALE, 1).mu_squared == pytest.approx(0.01, rel=1e-12)
