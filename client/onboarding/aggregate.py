@@ -250,11 +250,11 @@ class TableSql:
         wanted = {
             f"{feature.name}.low": f"min({value})",
             f"{feature.name}.high": f"max({value})",
-            f"{feature.name}.present": f"count_if({quoted(f'{feature.name}.present')})",
+            f"{feature.name}.present": f"count(*) FILTER ({quoted(f'{feature.name}.present')})",
             f"{feature.name}.parsed": f"count({value})",
         }
         if not feature.is_category and feature.kind != "date":
-            wanted[f"{feature.name}.odd"] = f"count_if({quoted(f'{feature.name}.odd')})"
+            wanted[f"{feature.name}.odd"] = f"count(*) FILTER ({quoted(f'{feature.name}.odd')})"
         return wanted
 
     def _text(self, column: str) -> str:

@@ -33,12 +33,13 @@ class Resources:
     """How much of the machine onboarding may take.
 
     Args:
-        memory_limit: DuckDB's size text; tables larger than this spill to the temporary folder. Resident memory
-            exceeds it by the process's own few hundred megabytes.
+        memory_limit: DuckDB's size text; what does not fit spills to the temporary folder. Resident memory exceeds it
+            by the process's own few hundred megabytes. The aggregates of 2 million people fit the default; below it,
+            spilling costs several times the wall time.
         threads: worker threads, at least 1.
     """
 
-    memory_limit: str = "2GB"
+    memory_limit: str = "3GB"
     threads: int = 2
 
 
@@ -66,6 +67,9 @@ class Engine:
         }
         self.connection = duckdb.connect(":memory:", config=settings)
         self.connection.execute("SET TimeZone = 'UTC'")
+        # query_progress() answers only with the bar on; nothing may be printed
+        self.connection.execute("SET enable_progress_bar_print = false")
+        self.connection.execute("SET enable_progress_bar = true")
 
     def close(self) -> None:
         """Release memory and spilled files."""

@@ -52,7 +52,8 @@ def count_features(contract: Contract) -> str:
         conditions = ["IS NULL", f"< {low!r}", f"> {high!r}", f"<= {low!r}", f">= {high!r}"]
         if feature.is_category:
             conditions = ["IS NULL"]
-        counts += [f"count_if({value} {condition})" for condition in conditions]
+        # not count_if: over nothing but NULL it gives NULL rather than 0
+        counts += [f"count(*) FILTER ({value} {condition})" for condition in conditions]
         counts += ["0"] * (len(FEATURE_COUNTS) - len(conditions))
     return f"SELECT {', '.join(counts)} FROM people"
 

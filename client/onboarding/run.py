@@ -117,7 +117,7 @@ class _Run:
             features = self._feature_reports(conflicts)
         people = int(self.engine.run("counting", "SELECT count(*) FROM people", "people")[0][0])
         columns = tuple(column for table in tables for column in self._column_reports(table))
-        reports = [self._table_report(table, tables) for table in tables]
+        reports = [self._table_report(table) for table in tables]
         if people == 0:
             raise DataError(_why_empty(reports, columns), place=self.contract.name, fix="check ids, window and formats")
         if duplicates:
@@ -169,7 +169,7 @@ class _Run:
             if not table.attributes:
                 continue
             differ = ", ".join(
-                f"count_if({quoted(f'{feature.name}.low')} <> {quoted(f'{feature.name}.high')})"
+                f"count(*) FILTER ({quoted(f'{feature.name}.low')} <> {quoted(f'{feature.name}.high')})"
                 for feature in table.attributes
             )
             counts = self._one(f"SELECT {differ} FROM {table.name} WHERE key NOT LIKE ' %'", table)
@@ -191,11 +191,11 @@ class _Run:
             for i, feature in enumerate(self.contract.features)
         )
 
-    def _table_report(self, table: TableSql, tables: Sequence[TableSql]) -> TableReport:
+    def _table_report(self, table: TableSql) -> TableReport:
         malformed = self._malformed(table)
         lines, used, people = self._one(
             "SELECT coalesce(sum(lines), 0), coalesce(sum(lines) FILTER (key NOT LIKE ' %'), 0),"
-            f" count_if(key NOT LIKE ' %') FROM {table.name}",
+            f" count(*) FILTER (key NOT LIKE ' %') FROM {table.name}",
             table,
         )
         others = self._one(

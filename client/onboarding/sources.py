@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import duckdb
 import pandas as pd
@@ -31,6 +33,7 @@ _TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _DIGEST_UP_TO_BYTES = 256 * 2**20
 _SQL_ROWS = 50_000
+_LONGEST_HEADER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ def _csv_header(path: Path, place: str) -> tuple[list[str], str]:
     line, failed = "", False
     try:
         with _opened(path) as file:
-            line = file.readline()
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile):
+            line = file.readline(_LONGEST_HEADER_BYTES).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         failed = True
     if failed:
         raise DataError("the first line is not UTF-8 text", place=place, fix="save the file as UTF-8")
@@ -173,10 +176,9 @@ def _csv_header(path: Path, place: str) -> tuple[list[str], str]:
     return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter)), delimiter
 
 
-def _opened(path: Path) -> IO[str]:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open("rt", encoding="utf-8-sig", newline="")
+def _opened(path: Path) -> io.BufferedIOBase:
+    """In bytes: a text reader would decode, and refuse, lines far beyond the first."""
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _refuse_repeats(labels: Sequence[str], place: str) -> None:

@@ -62,6 +62,10 @@ def staging(out: Path) -> Iterator[tuple[Path, Path]]:
         raise OutputError(error.strerror or "cannot be written", place=out.name, fix="choose another folder") from error
     try:
         _take(lock, out)
+    except OutputError:
+        os.close(lock)  # the folder belongs to the run that holds the lock
+        raise
+    try:
         new, scratch = partial / "new", partial / "scratch"
         for folder in (new, scratch):
             shutil.rmtree(folder, ignore_errors=True)
