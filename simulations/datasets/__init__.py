@@ -4,7 +4,7 @@ Each set has a feature contract beside this file. Licences are mostly unstated: 
 """
 
 from cohortium.simulations.datasets.catalogue import DataSet, contract_text, describe, load_packaged_contract, names
-from cohortium.simulations.datasets.fetch import Fetched, cache_folder, fetch, unavailable_reason
+from cohortium.simulations.datasets.download import Fetched, cache_folder, fetch, unavailable_reason
 
 __all__ = [
     "DataSet",

@@ -79,7 +79,7 @@ def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines, dtype="string")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=_LINES)
 def test_counts_add_up_whatever_stands_in_the_cells(
     lines: list[dict[str, Any]], contract: Contract, tmp_path: Path
