@@ -64,7 +64,7 @@ def colour(segment: int) -> str:
 
 
 def segment_map(places: Sequence[Place], axes: Sequence[str]) -> SegmentMap:
-    """Draw segments that are not suppressed; at least one.
+    """Draw the segments; at least one.
 
     Args:
         places: the segments.
@@ -123,9 +123,14 @@ def _circle(place: Place, circle: Circle) -> Html:
 
 def _labels(places: Sequence[Place], circles: Sequence[Circle], canvas: Box) -> Html:
     named = len(places) <= _NAMED
-    texts = [_lines(f"{place.id} {place.name}") if named else [str(place.id)] for place in places]
+    texts = [_lines(_title(place)) if named else [str(place.id)] for place in places]
     boxes = place_labels(circles, [_extent(lines) for lines in texts], canvas)
     return join(_label(lines, box, circle) for lines, box, circle in zip(texts, boxes, circles, strict=True))
+
+
+def _title(place: Place) -> str:
+    """Number and name; a segment without a name of its own is already called by its number."""
+    return place.name if place.name == f"segment {place.id}" else f"{place.id} {place.name}"
 
 
 def _lines(words: str) -> list[str]:

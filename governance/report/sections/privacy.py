@@ -97,6 +97,7 @@ def releases(summary: RunSummary) -> Html:
             ("Step", "What was asked", "Numbers", "Answers", "Noise each", "Noise in sum", "Of budget", "Question"),
             rows,
             numeric=(2, 3, 4, 5, 6),
+            class_="data roomy",
         ),
         paragraph(
             "Noise is the standard deviation of the discrete Gaussian noise in every number: what each institution "

@@ -50,8 +50,10 @@ def _place(segment: Segment, bundle: Bundle) -> Place | None:
 
 def _map(summary: RunSummary) -> Html:
     places = [place for segment in summary.bundle.segments if (place := _place(segment, summary.bundle))]
-    if not places:
-        return paragraph("There is no map: every segment is suppressed.")
+    if len(places) < 2:
+        return paragraph(
+            f"There is no map: {'one segment is' if places else 'no segment is large enough to be'} shown."
+        )
     drawn = segment_map(places, [axis.feature for axis in summary.bundle.scaler])
     return figure(
         drawn.drawing,
