@@ -14,6 +14,7 @@ from cohortium.models.scaler import Scaler
 
 __all__ = ["segment_names", "threshold_rules"]
 
+_WORDS, _MOST_WORDS = 2, 4
 _NOTEWORTHY = 0.25  # distance from the average customer on the scale [-1, 1] from which on a feature is named
 _LEAF_SHARE = 0.01
 _RULES_PER_SEGMENT = 2
@@ -21,7 +22,7 @@ _OWN_SHARE = 0.6  # a rule is given only if at least this share of what it selec
 
 
 def segment_names(centres: NDArray[np.float64], sizes: Sequence[float], features: Sequence[str]) -> list[str]:
-    """A name for every centre of the scaled space: the two features in which it differs most from the average.
+    """A name for every centre of the scaled space: the features in which it differs most from the average.
 
     Args:
         centres: shape (k, d).
@@ -29,17 +30,18 @@ def segment_names(centres: NDArray[np.float64], sizes: Sequence[float], features
         features: d names.
 
     Returns:
-        k distinct names such as "high monetary, low recency"; "average" where nothing stands out.
+        k distinct names such as "high monetary, low recency": two features, up to four where two segments would share a
+        name, a number behind where four do not tell them apart; "average" where nothing stands out.
     """
     weights = np.maximum(np.asarray(sizes, dtype=np.float64), 0.0)
     average = np.average(centres, axis=0, weights=weights) if weights.sum() > 0 else centres.mean(axis=0)
-    names = [_name(row, features) for row in centres - average]
-    seen: Counter[str] = Counter()
-    result = []
-    for name in names:
-        seen[name] += 1
-        result.append(name if names.count(name) == 1 else f"{name} ({seen[name]})")
-    return result
+    names = [""] * len(centres)
+    for words in range(_WORDS, _MOST_WORDS + 1):
+        taken = Counter(names)
+        for index, row in enumerate(centres - average):
+            if words == _WORDS or taken[names[index]] > 1:
+                names[index] = _name(row, features, words)
+    return _numbered(names)
 
 
 def threshold_rules(
@@ -92,9 +94,19 @@ def _rule(path: tuple[_Step, ...], scaler: Scaler) -> str:
     return " and ".join(parts)
 
 
-def _name(difference: NDArray[np.float64], features: Sequence[str]) -> str:
-    order = np.argsort(-np.abs(difference), kind="stable")[:2]
-    words = [
+def _name(difference: NDArray[np.float64], features: Sequence[str], words: int) -> str:
+    order = np.argsort(-np.abs(difference), kind="stable")[:words]
+    parts = [
         f"{'high' if difference[i] > 0 else 'low'} {features[i]}" for i in order if abs(difference[i]) >= _NOTEWORTHY
     ]
-    return ", ".join(words) if words else "average"
+    return ", ".join(parts) if parts else "average"
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The names, those that still repeat with a number behind."""
+    total, seen = Counter(names), Counter[str]()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if total[name] == 1 else f"{name} ({seen[name]})")
+    return result

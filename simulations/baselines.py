@@ -18,6 +18,7 @@ __all__ = ["central_cost", "compare_with_central"]
 
 _ROWS = 100_000
 _RESTARTS = 10
+_ALONE_RESTARTS = 3
 
 
 def compare_with_central(bundle: Bundle, tables: Mapping[str, CustomerTable]) -> Comparison | None:
@@ -39,7 +40,7 @@ def compare_with_central(bundle: Bundle, tables: Mapping[str, CustomerTable]) ->
     if central <= 1e-12:
         return None
     released = np.array([segment.centre for segment in bundle.segments])
-    alone = {name: _cost(everybody, _centres(_sample(points), k)) for name, points in own.items()}
+    alone = {name: _cost(everybody, _centres(_sample(points), k, _ALONE_RESTARTS)) for name, points in own.items()}
     return Comparison.of(central_cost=central, federated_cost=_cost(everybody, released), alone=alone)
 
 

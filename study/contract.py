@@ -28,20 +28,16 @@ of anybody else are counted and left out. Without one they are the union of the 
 
 from __future__ import annotations
 
-import difflib
-import itertools
-import re
 import tomllib
-from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from cohortium.study.canonical import digest_json
 from cohortium.study.errors import ContractError
+from cohortium.study.validation import first_problem, first_repeat, suggestion
 
 __all__ = [
     "AMOUNT_DERIVES",
@@ -235,7 +231,7 @@ class Feature(_Agreed):
     def _check_category(self) -> None:
         if not self.categories:
             raise ValueError("a category needs categories, the public list of its values")
-        if repeated := _first_repeat(self.categories):
+        if repeated := first_repeat(self.categories):
             raise ValueError(f"categories must be distinct; '{repeated}' repeats")
         if padded := [text for text in self.categories if text != text.strip()]:
             raise ValueError(f"categories must not begin or end with blanks; see '{padded[0]}'")
@@ -332,7 +328,7 @@ class Contract(_Agreed):
         ):
             if not names:
                 raise ValueError(f"{what} must not be empty; state at least one")
-            if repeated := _first_repeat(names):
+            if repeated := first_repeat(names):
                 raise ValueError(f"{what} must have distinct names; '{repeated}' repeats")
         self._check_currency()
         for feature in self.features:
@@ -353,7 +349,9 @@ class Contract(_Agreed):
         if feature.name == "id":
             raise ValueError("feature 'id': the name is taken by the person's id; choose another")
         if feature.table not in tables:
-            raise ValueError(f"feature '{feature.name}': no table '{feature.table}'{_nearest(feature.table, tables)}")
+            raise ValueError(
+                f"feature '{feature.name}': no table '{feature.table}'; {suggestion(feature.table, tables)}"
+            )
         table = tables[feature.table]
         if feature.derive is not None and table.kind != "transactions":
             raise ValueError(f"feature '{feature.name}': derive needs a transactions table, '{table.name}' is not one")
@@ -419,7 +417,7 @@ class Contract(_Agreed):
     def _named(self, name: str, items: tuple[_Named, ...], what: str) -> _Named:
         by_name = {item.name: item for item in items}
         if name not in by_name:
-            raise ContractError(f"no {what} '{name}'", place=self.name, fix=_suggestion(name, by_name))
+            raise ContractError(f"no {what} '{name}'", place=self.name, fix=suggestion(name, by_name))
         return by_name[name]
 
     def unit_of(self, feature: Feature) -> str:
@@ -469,67 +467,5 @@ def _validated(raw: dict[str, Any], place: str) -> Contract:
     try:
         return Contract.model_validate(raw)
     except ValidationError as error:
-        raise _one_line(error, raw, place) from error
-
-
-def _one_line(error: ValidationError, raw: dict[str, Any], place: str) -> ContractError:
-    """The first thing wrong, where it stands and what to do; further ones are only counted. Typing errors go first."""
-    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    where = ": ".join(part for part in (place, _spot(first["loc"], raw)) if part)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message, fix = _explained(first)
-    return ContractError(message + more, place=where, fix=fix)
-
-
-def _explained(problem: ErrorDetails) -> tuple[str, str]:
-    """What is wrong and what to do, in the contract's words rather than the validator's."""
-    kind, loc = problem["type"], problem["loc"]
-    field = str(loc[-1]) if loc else ""
-    if kind == "extra_forbidden":
-        return f"unknown key '{field}'", _suggestion(field, _fields_at(loc))
-    if kind == "missing":
-        return f"'{field}' is missing", f"add {field} = …"
-    if field == "schema":
-        return "unknown schema", f'set schema = "{CONTRACT_SCHEMA}", or install the version that reads this one'
-    if kind == "literal_error":
-        choices = [choice.strip("'") for choice in re.findall(r"'[^']*'", problem["ctx"]["expected"])]
-        return f"'{problem['input']}' is not a {field}", _suggestion(str(problem["input"]), choices)
-    if kind == "string_pattern_mismatch":
-        return f"'{problem['input']}' is not of the right form", _FORMS.get(problem["ctx"]["pattern"], "shorten it")
-    message, _, fix = problem["msg"].removeprefix("Value error, ").partition("; ")
-    return message[:1].lower() + message[1:], fix or "correct the value"
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> Iterable[str]:
-    models: dict[str, type[BaseModel]] = {"window": Window, "tables": Table, "features": Feature}
-    model = models.get(str(loc[0]), Contract) if len(loc) > 1 else Contract
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _spot(loc: tuple[int | str, ...], raw: dict[str, Any]) -> str:
-    """`feature 'recency', low` from ('features', 0, 'low')."""
-    if len(loc) > 1 and isinstance(loc[1], int):
-        item = raw[str(loc[0])][loc[1]]
-        name = item.get("name") if isinstance(item, dict) else None
-        head = f"{str(loc[0]).removesuffix('s')} " + (f"'{name}'" if isinstance(name, str) else f"number {loc[1] + 1}")
-        return ", ".join([head, *map(str, loc[2:])])
-    return ".".join(map(str, loc))
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"use one of {', '.join(itertools.islice(known, 24))}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return f"; {_suggestion(name, known)}"
-
-
-def _first_repeat(names: tuple[str, ...]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+        where, message, fix = first_problem(error, raw, Contract, _FORMS)
+        raise ContractError(message, place=f"{place}: {where}" if where else place, fix=fix) from None
