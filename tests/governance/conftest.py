@@ -60,6 +60,11 @@ _NAMES = (
 )
 
 
+def _end(name: str) -> float:
+    high = 2.2 * _TYPICAL[name]
+    return math.log1p(high) if name == "monetary" else high
+
+
 def _contract(features: tuple[str, ...]) -> Contract:
     parts = [f'[[features]]\nname = "{name}"\ntable = "purchases"\n{_FEATURES[name]}\n' for name in features]
     return parse_contract(_HEAD + "\n".join(parts), "test")
@@ -178,8 +183,7 @@ class Scenario:
             run="0123456789abcdef0123456789abcdef",
             institutions=len(self.institutions),
             scaler=tuple(
-                AxisScale(feature=name, log=name == "monetary", low=0.0, high=2.2 * _TYPICAL[name])
-                for name in self.trained
+                AxisScale(feature=name, log=name == "monetary", low=0.0, high=_end(name)) for name in self.trained
             ),
             segments=tuple(self._segment(i, size, measured) for i, size in enumerate(self.sizes)),
             customers=sum(size for size in self.sizes if size),

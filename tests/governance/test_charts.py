@@ -48,6 +48,15 @@ def test_labels_do_not_overlap(seed: int, count: int, width: float, radius: floa
     assert not [(i, j) for i in range(count) for j in range(i) if boxes[i].overlap(boxes[j]) > 0]
 
 
+def test_a_label_keeps_off_a_neighbouring_circle_when_there_is_room() -> None:
+    circles = [Circle(540, 110, 30), Circle(450, 145, 36)]
+    label = place_labels(circles, [(140, 17)], Box(4, 4, 612, 352))[0]
+    for circle in circles:
+        x = min(max(circle.x, label.x), label.x + label.width)
+        y = min(max(circle.y, label.y), label.y + label.height)
+        assert np.hypot(x - circle.x, y - circle.y) >= circle.radius - 1e-9
+
+
 @settings(max_examples=200)
 @given(st.lists(st.floats(-1e8, 1e8), min_size=1, max_size=6))
 def test_axis_holds_its_values_and_few_round_ticks(values: list[float]) -> None:

@@ -166,6 +166,11 @@ def test_merged_frequency_scores_keep_their_people(scenario: Scenario) -> None:
     assert "more than 1, up to 4 purchase days" in merged
 
 
+def test_logarithmic_ranges_are_in_the_contracts_unit(scenario: Scenario) -> None:
+    page = _Page(render_report(scenario.build()))
+    assert re.search(r"monetary\s+EUR\s+logarithmic, log\(1 \+ x\)\s+0\s+5,280\s", page.text)
+
+
 def test_the_same_summary_gives_the_same_page(scenario: Scenario) -> None:
     assert render_report(scenario.build()) == render_report(scenario.build())
 

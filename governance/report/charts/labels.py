@@ -101,6 +101,8 @@ def _cost(box: Box, gap: float, index: int, circles: Sequence[Circle], placed: S
 
 
 def _covered(box: Box, circle: Circle) -> float:
-    """About the area of a circle that the box covers: of the square in it."""
-    half = circle.radius * 0.85
-    return box.overlap(Box(circle.x - half, circle.y - half, 2 * half, 2 * half))
+    """About the area of a circle that the box covers: how deep it reaches in, times how wide it can be there."""
+    x = min(max(circle.x, box.x), box.x + box.width)
+    y = min(max(circle.y, box.y), box.y + box.height)
+    depth = circle.radius - math.hypot(x - circle.x, y - circle.y)
+    return max(depth, 0.0) * min(box.width, 2 * circle.radius)

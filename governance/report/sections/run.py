@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from cohortium.governance.report.markup import Child, Html, definitions, paragraph, section, table, tag
 from cohortium.governance.report.summary import RunSummary
 from cohortium.governance.report.wording import delta_text, duration, label, number, percent, plural
+from cohortium.study.bundle import AxisScale
 
 __all__ = ["what_ran"]
 
@@ -83,18 +86,23 @@ def _distances(summary: RunSummary) -> Html:
             label(axis.feature),
             summary.contract.unit(axis.feature) or "none",
             "logarithmic, log(1 + x)" if axis.log else "linear",
-            number(axis.low),
-            number(axis.high),
+            number(_in_units(axis, axis.low)),
+            number(_in_units(axis, axis.high)),
         )
         for axis in summary.bundle.scaler
     ]
     count = plural(len(rows), "feature")
     return table(
-        f"Distances between customers use {count}; values are clipped to this range of the scale",
+        f"Distances between customers use {count}; values are clipped to this range",
         ("Feature", "Unit", "Scale", "From", "To"),
         rows,
         numeric=(3, 4),
     )
+
+
+def _in_units(axis: AxisScale, end: float) -> float:
+    """An end of an axis in the contract's unit; ends of logarithmic axes are released as log(1 + x)."""
+    return math.expm1(end) if axis.log else end
 
 
 def _stages(summary: RunSummary) -> Html:
