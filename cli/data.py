@@ -67,7 +67,13 @@ def check(
     """
     contract = load_contract(contract_file)
     named = named_sources(contract, sources)
-    report = inspect_sources(contract, named, duplicates=duplicates)
+    with Console(stderr=True).status("reading") as status:
+        report = inspect_sources(
+            contract,
+            named,
+            duplicates=duplicates,
+            progress=lambda stage, share: status.update(f"{stage} {share:.0%}"),
+        )
     readiness = assess(contract, report)
     if as_json:
         typer.echo(_as_json(report, readiness))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cohortium.client.onboarding.cells import text
 from cohortium.client.onboarding.engine import Engine, Resources, literal, quoted
-from cohortium.client.onboarding.sources import OpenSource, Source, open_source
+from cohortium.client.onboarding.sources import OpenSource, Source, open_source, require_columns
 from cohortium.study.contract import Contract, Table
 from cohortium.study.errors import DataError, OutputError
 
@@ -119,10 +119,10 @@ class _Tables:
             if isinstance(how, ByColumn) and how.table == table.name:
                 wanted = tuple(dict.fromkeys((*wanted, how.column)))
             opened = open_source(engine, table.name, sources[table.name], wanted, scratch)
+            require_columns(table.name, wanted, opened)
             self._copy(table, opened)
 
     def _copy(self, table: Table, opened: OpenSource) -> None:
-        self.require(table.name, table.customer, opened.types)
         person = text(table.customer, opened.types[table.customer], table.missing_tokens)
         sql = f"CREATE TEMP TABLE {quoted(table.name)} AS SELECT *, {person} AS person FROM {opened.relation}"
         self.engine.run(f"reading {table.name}", sql, table.name)
@@ -131,10 +131,6 @@ class _Tables:
             count = f"SELECT count(DISTINCT line) FROM {quoted(opened.rejects)}"
             rejected = int(self.engine.run("counting", count, table.name)[0][0])
         self.malformed[table.name] = rejected
-
-    def require(self, table: str, column: str, types: Mapping[str, str]) -> None:
-        if column not in types:
-            raise DataError(f"no column '{column}'", place=table, fix=f"there are {', '.join(list(types)[:24])}")
 
     def types(self, table: str) -> dict[str, str]:
         return self.engine.columns(f"SELECT * FROM {quoted(table)}", table)
@@ -168,7 +164,6 @@ def _label_lines(tables: _Tables, how: ByColumn | ByHash) -> None:
     """CREATE TABLE labelled: (person, label), each pair once; a person of NULL stands for lines without an id."""
     if isinstance(how, ByColumn):
         kinds = tables.types(how.table)
-        tables.require(how.table, how.column, kinds)
         pairs = f"SELECT person, {_label(how, kinds)} AS label FROM {quoted(how.table)}"
     else:
         everybody = " UNION ALL ".join(f"SELECT person FROM {quoted(table.name)}" for table in tables.contract.tables)

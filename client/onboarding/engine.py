@@ -65,7 +65,14 @@ class Engine:
             "threads": str(resources.threads),
             "temp_directory": str(spill),
         }
-        self.connection = duckdb.connect(":memory:", config=settings)
+        try:
+            self.connection = duckdb.connect(":memory:", config=settings)
+        except duckdb.Error as error:
+            raise DataError(
+                "memory_limit or threads is not accepted",
+                place="resources",
+                fix="use sizes such as '3GB', threads >= 1",
+            ) from error
         self.connection.execute("SET TimeZone = 'UTC'")
         # query_progress() answers only with the bar on; nothing may be printed
         self.connection.execute("SET enable_progress_bar_print = false")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from cohortium.client.onboarding.duplicates import count_duplicates
 from cohortium.client.onboarding.engine import Engine, Progress, Resources, literal, quoted
 from cohortium.client.onboarding.features import FEATURE_COUNTS, count_features, create_people, select_features
 from cohortium.client.onboarding.report import ColumnReport, FeatureReport, OnboardingReport, TableReport
-from cohortium.client.onboarding.sources import OpenSource, Source, open_source
+from cohortium.client.onboarding.sources import Source, open_source, require_columns, suggestion
 from cohortium.study.contract import Contract, Feature, Table
 from cohortium.study.errors import DataError
 
@@ -157,7 +156,7 @@ class _Run:
     def _aggregate(self, table: Table, source: Source) -> TableSql:
         wanted = self.contract.columns_of(table)
         opened = open_source(self.engine, table.name, source, wanted, self.scratch)
-        _refuse_missing_columns(table.name, wanted, opened)
+        require_columns(table.name, wanted, opened)
         sql = TableSql(self.contract, table, opened)
         self.engine.run(f"reading {table.name}", sql.create(), table.name)
         return sql
@@ -323,24 +322,10 @@ def _refuse_other_tables(contract: Contract, sources: Mapping[str, Source]) -> N
     known = [table.name for table in contract.tables]
     for name in sources:
         if name not in known:
-            raise DataError(f"the contract has no table '{name}'", place=contract.name, fix=_near(name, known))
+            raise DataError(f"the contract has no table '{name}'", place=contract.name, fix=suggestion(name, known))
     for name in known:
         if name not in sources:
             raise DataError(f"no source for table '{name}'", place=contract.name, fix=f"give {name}=SOURCE")
-
-
-def _refuse_missing_columns(name: str, wanted: Sequence[str], source: OpenSource) -> None:
-    for column in wanted:
-        if column not in source.types:
-            raise DataError(f"no column '{column}'", place=name, fix=_near(column, list(source.types)))
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    by_lower = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1)
-    if close:
-        return f"did you mean '{by_lower[close[0]]}'?"
-    return f"there are {', '.join(known[:24])}" if known else "the source has no columns"
 
 
 def _why_empty(tables: Sequence[TableReport], columns: Sequence[ColumnReport]) -> str:

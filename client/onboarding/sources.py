@@ -7,6 +7,7 @@ that do not have the header's number of fields are counted too, under the table 
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import hashlib
 import io
@@ -26,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cohortium.client.onboarding.engine import Engine, literal, quoted
 from cohortium.study.errors import DataError
 
-__all__ = ["OpenSource", "Source", "SqlSource", "open_source", "parse_source"]
+__all__ = ["OpenSource", "Source", "SqlSource", "open_source", "parse_source", "require_columns", "suggestion"]
 
 _DELIMITERS = ",;\t|"
 _TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -181,13 +182,42 @@ def _opened(path: Path) -> io.BufferedIOBase:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
+def require_columns(name: str, wanted: Sequence[str], source: OpenSource) -> None:
+    """Raise `DataError` for the first wanted column the source lacks, with the nearest name.
+
+    When none of them is there, no name is repeated: a file without a header line has a customer's values in its place.
+    """
+    missing = [column for column in wanted if column not in source.types]
+    if missing and len(missing) == len(wanted):
+        raise DataError(
+            "none of the contract's columns is there",
+            place=name,
+            fix=f"check that it is the right table, and that a text file begins with names such as '{wanted[0]}'",
+        )
+    if missing:
+        raise DataError(f"no column '{missing[0]}'", place=name, fix=suggestion(missing[0], list(source.types)))
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The known name that is nearest, whatever its case, or else the known names."""
+    by_lower = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1)
+    return f"did you mean '{by_lower[close[0]]}'?" if close else f"there are {', '.join(known[:24])}"
+
+
 def _refuse_repeats(labels: Sequence[str], place: str) -> None:
-    lowered = [label.lower() for label in labels]
-    if any(not label.strip() for label in labels):
-        raise DataError("a column has no name", place=place, fix="name every column in the header")
-    for label in labels:
-        if lowered.count(label.lower()) > 1:
-            raise DataError(f"column '{label}' appears twice", place=place, fix="rename one of them (case is ignored)")
+    """Columns are named by their number: without a header line, the labels would be a customer's values."""
+    first: dict[str, int] = {}
+    for number, label in enumerate(labels, start=1):
+        if not label.strip():
+            raise DataError(f"column {number} has no name", place=place, fix="name every column in the header line")
+        earlier = first.setdefault(label.lower(), number)
+        if earlier != number:
+            raise DataError(
+                f"columns {earlier} and {number} have the same name",
+                place=place,
+                fix="rename one of them (case is ignored), or add the header line if it is missing",
+            )
 
 
 def _file_facts(files: Sequence[Path]) -> dict[str, Any]:

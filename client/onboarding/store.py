@@ -48,7 +48,8 @@ REPORT_FILE = "onboarding.json"
 def staging(out: Path) -> Iterator[tuple[Path, Path]]:
     """Two private folders beside `out`: (new, scratch). `new` takes the place of `out` when the block ends well.
 
-    An exception, or a process killed in between, leaves `out` as it was.
+    An exception leaves `out` as it was. So does a kill, but for the instant between two renames: the earlier folder
+    then waits in `.NAME.partial/old`, and the next run puts it back before it starts.
 
     Raises:
         OutputError: `out` is something else than an earlier onboarding, cannot be written, or is being written.
@@ -66,12 +67,14 @@ def staging(out: Path) -> Iterator[tuple[Path, Path]]:
         os.close(lock)  # the folder belongs to the run that holds the lock
         raise
     try:
-        new, scratch = partial / "new", partial / "scratch"
+        new, scratch, old = partial / "new", partial / "scratch", partial / "old"
+        if old.is_dir() and not out.exists():
+            old.rename(out)
         for folder in (new, scratch):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
         yield new, scratch
-        _replace(out, new, partial / "old")
+        _replace(out, new, old)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)
@@ -93,7 +96,12 @@ def _replace(out: Path, new: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
-    new.rename(out)
+    try:
+        new.rename(out)
+    except OSError as error:
+        if old.exists():
+            old.rename(out)
+        raise OutputError("cannot be put in place", place=out.name, fix="choose another folder") from error
 
 
 def file_digest(file: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cohortium.client.onboarding import SqlSource, inspect_sources, onboard, parse_source
+from cohortium.client.onboarding import Resources, SqlSource, inspect_sources, onboard, parse_source
 from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError
 
@@ -27,8 +27,8 @@ def test_command_line_texts_name_files_tables_and_queries() -> None:
         ("lines.xlsx", "x", "unknown kind of file"),
         ("lines.csv", "", "the file is empty"),
         ("lines.csv", "\n", "the file is empty"),
-        ("lines.csv", "cid,CID\n1,2\n", "appears twice"),
-        ("lines.csv", "cid,,day\n1,2,3\n", "a column has no name"),
+        ("lines.csv", "cid,CID\n1,2\n", "columns 1 and 2 have the same name"),
+        ("lines.csv", "cid,,day\n1,2,3\n", "column 2 has no name"),
         ("lines.csv", "cid,dya,amount\n1,2,3\n", "no column 'day' — fix: did you mean 'dya'"),
         ("lines.csv", b"\xff\xfe\x00\x01", "not UTF-8"),
         ("lines.csv.gz", "not packed", "not UTF-8"),
@@ -47,6 +47,22 @@ def test_files_that_cannot_be_read(
     assert "\n" not in str(caught.value)
     assert "fix:" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["Zyxw9876,2024-01-01,5\n", "Zyxw9876,5,5\n", "Zyxw9876,,5\n"])
+def test_a_file_without_a_header_does_not_show_its_first_customer(
+    line: str, contract: Contract, tmp_path: Path
+) -> None:
+    (tmp_path / "lines.csv").write_text(line * 2)
+    with pytest.raises(DataError, match=r"header line|begins with names") as caught:
+        inspect_sources(contract, {"purchases": tmp_path / "lines.csv"})
+    assert "Zyxw9876" not in str(caught.value)
+    assert "2024" not in str(caught.value)
+
+
+def test_resources_that_are_no_resources(contract: Contract, make_lines: Any) -> None:
+    with pytest.raises(DataError, match="memory_limit or threads"):
+        inspect_sources(contract, {"purchases": make_lines(1)}, resources=Resources(memory_limit="lots"))
 
 
 def test_a_folder_without_parquet(contract: Contract, tmp_path: Path) -> None:

@@ -89,6 +89,18 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(contract: Contract, mak
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_kill_between_the_two_renames_is_mended_by_the_next_run(
+    contract: Contract, make_lines: Any, tmp_path: Path
+) -> None:
+    onboard(contract, {"purchases": make_lines(1)}, tmp_path / "out")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / "out").rename(tmp_path / ".out.partial" / "old")
+    with pytest.raises(DataError):
+        onboard(contract, {"purchases": make_lines(1)[:0]}, tmp_path / "out")
+    assert len(load_customer_table(tmp_path / "out", contract))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
 def test_the_lock_of_a_run_in_progress_is_not_removed(tmp_path: Path) -> None:
     partial = tmp_path / ".out.partial"
     partial.mkdir()
