@@ -136,8 +136,8 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
 def _within_bound(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
     """Which people keep the bound, decided row by row in integers that cannot overflow."""
     columns, values = part.columns, part.values
-    if len(values) == 0:
-        return np.zeros(0, dtype=np.bool_)
+    if values.size == 0:  # nobody, or a query without words: the same for any number of people
+        return np.ones(len(values), dtype=np.bool_)
     largest = max(int(values.max()), -int(values.min()))
     ascending = bool((columns[:, 1:] > columns[:, :-1]).all())
     inside = int(columns.min()) >= 0 and int(columns.max()) < query.width
