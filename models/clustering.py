@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.models.assignment import nearest_centre, squared_distances
+from cohortium.models.assignment import nearest_centre, on_grid, squared_distances
 from cohortium.models.marginals import Marginal
 from cohortium.models.moments import CellMoments, MomentQuery, read_moments
 from cohortium.models.particles import (
@@ -163,7 +163,7 @@ def cluster(
 
 def _global_query(shape: Outline, scaler: Scaler) -> MomentQuery:
     radius = min(max(_SPREAD_CLIP * math.sqrt(float(shape.variance.sum())), _MIN_RADIUS), _diameter(len(shape.mean)))
-    return MomentQuery(scaler, shape.mean[np.newaxis], np.array([radius]), _GLOBAL_WEIGHTS)
+    return MomentQuery(scaler, on_grid(shape.mean[np.newaxis]), _on_radius_grid(np.array([radius])), _GLOBAL_WEIGHTS)
 
 
 def _first_particles(
@@ -192,12 +192,12 @@ def _cell_query(
 ) -> MomentQuery:
     """The particles' own k-means cells, as many as the noise allows to be told apart, with radii near their spread."""
     cells = min(max(int(people.count / (_CELL_EVIDENCE * std)), 1), most)
-    centres = cluster_particles(particles, cells, _CELL_RESTARTS, rng)
+    centres = on_grid(cluster_particles(particles, cells, _CELL_RESTARTS, rng))
     cell = nearest_centre(particles, centres)
     squares = ((particles - centres[cell]) ** 2).sum(axis=1)
     spread = np.bincount(cell, squares, cells) / np.maximum(np.bincount(cell, minlength=cells), 1)
     radii = np.clip(_SPREAD_CLIP * np.sqrt(spread + 1e-6), _MIN_RADIUS, _diameter(particles.shape[1]))
-    return MomentQuery(scaler, centres, radii, _CELL_WEIGHTS)
+    return MomentQuery(scaler, centres, _on_radius_grid(radii), _CELL_WEIGHTS)
 
 
 def _choose(
@@ -231,7 +231,7 @@ class _Lloyd:
         squares = ((particles - centres[cell]) ** 2).sum(axis=1)
         sizes = np.bincount(cell, minlength=k)
         own = np.bincount(cell, squares, k) / np.maximum(sizes, 1)
-        self.centres = centres
+        self.centres = on_grid(centres)
         self.counts = sizes / len(cell) * people.count
         self._count_variance = (0.3 * people.count / k) ** 2
         self._spread = np.maximum(np.sqrt(0.8 * own + 0.2 * squares.mean()), _MIN_RADIUS)
@@ -241,7 +241,8 @@ class _Lloyd:
         d = self.centres.shape[1]
         relative = float(np.median(std * math.sqrt(d) / np.maximum(self.counts, 3 * std)))
         clip = min(max(_LLOYD_CLIP[0] * (_QUIET / relative) ** 0.33, _LLOYD_CLIP[0]), _LLOYD_CLIP[1])
-        return MomentQuery(scaler, self.centres, np.minimum(clip * self._spread, _diameter(d)), _LLOYD_WEIGHTS)
+        radii = np.minimum(clip * self._spread, _diameter(d))
+        return MomentQuery(scaler, self.centres, _on_radius_grid(radii), _LLOYD_WEIGHTS)
 
     def step(self, query: MomentQuery, moments: CellMoments, std: float) -> None:
         """Move the centres by the shrunk noisy mean residuals."""
@@ -257,7 +258,12 @@ class _Lloyd:
         squares = (step**2).sum(axis=1)
         squares = 0.5 * squares + 0.5 * float(np.mean(squares / noise)) * noise  # half own, half pooled
         shrink = np.maximum(0.0, 1.0 - noise / np.maximum(squares, 1e-12))
-        self.centres = np.clip(self.centres + step * shrink[:, np.newaxis], -1.0, 1.0)
+        self.centres = on_grid(np.clip(self.centres + step * shrink[:, np.newaxis], -1.0, 1.0))
+
+
+def _on_radius_grid(radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Radii rounded to multiples of 2**-20, so that a resumed run asks the same to the last bit."""
+    return np.asarray(np.rint(radii * 2.0**20) / 2.0**20)
 
 
 def _diameter(d: int) -> float:

@@ -102,7 +102,7 @@ class MomentQuery:
             raise RefusedError("malformed moments question")
         if not all(np.isfinite(values).all() for values in (centres, radii, weights)):
             raise RefusedError("malformed moments question")
-        if (radii < 1e-6).any() or (np.abs(centres) > 1e6).any() or (weights < 2.0**-10).any() or (weights > 1).any():
+        if (radii < 1e-6).any() or (np.abs(centres) > 2).any() or (weights < 2.0**-10).any() or (weights > 1).any():
             raise RefusedError("malformed moments question")
         return cls(scaler, centres, radii, tuple(float(weight) for weight in weights))
 

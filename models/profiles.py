@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cohortium.models.assignment import nearest_centre
 from cohortium.models.marginals import Marginal
-from cohortium.models.scaler import Scaler, on_grid, scaler_from_array, scaler_to_array
+from cohortium.models.scaler import Scaler, scaler_from_array, scaler_to_array
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, quantise, unit_scale
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import RefusedError
@@ -84,7 +84,7 @@ class ProfileQuery:
 
     def contribute(self, people: CustomerTable) -> Contribution:
         points = self.scaler.transform(people.select(self.scaler.features))
-        segment = nearest_centre(on_grid(points), on_grid(self.centres))
+        segment = nearest_centre(points, self.centres)
         low, high = self._ends
         raw = people.select(tuple(r.feature for r in self.ranges))
         unit = np.clip(2.0 * (raw - low) / (high - low) - 1.0, -1.0, 1.0)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from cohortium.models.marginals import Axis, Marginal
 from cohortium.study.errors import RefusedError
 
-__all__ = ["Scaler", "bounds_scaler", "fit_scaler", "on_grid", "scaler_from_array", "scaler_to_array"]
+__all__ = ["Scaler", "bounds_scaler", "fit_scaler", "scaler_from_array", "scaler_to_array"]
 
-_GRID = 2.0**20
 _MAX_FEATURES = 512
 
 TAIL = 0.01
@@ -100,14 +99,3 @@ def scaler_from_array(features: object, rows: NDArray[np.float64]) -> Scaler:
     if not np.isfinite(rows).all() or (rows[:, 1] >= rows[:, 2]).any() or not np.isin(rows[:, 0], (0.0, 1.0)).all():
         raise RefusedError("malformed scaler")
     return Scaler(tuple(features), rows[:, 0] == 1.0, rows[:, 1].copy(), rows[:, 2].copy())
-
-
-def on_grid(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points of the box rounded to multiples of 2**-20, and kept within [-2, 2].
-
-    Sums of products of such numbers are exact in float64 in up to 512 dimensions, in whatever order and with whatever
-    instructions they are added. So distances, and with them who belongs to which centre, do not depend on the place
-    of a row in its block or on the other rows, as a matrix product's rounding does: a person's presence changes
-    nobody else's contribution.
-    """
-    return np.asarray(np.rint(np.clip(points, -2.0, 2.0) * _GRID) / _GRID)
