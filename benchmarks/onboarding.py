@@ -7,9 +7,12 @@ Makes synthetic purchase lines in a temporary folder, then runs, each in a proce
 - **onboarding** as deployed (validation, counts, bounds, digests, two Parquet files), without duplicate detection;
 - **duplicates**: the optional step that counts repeated lines;
 - **hand-written**: one statement that computes the same features, shares and trend included, with the same memory
-  limit and threads, and no checks at all.
+  limit and threads, and no checks at all;
+- **tuned**: the same with distinct days counted as bits, as onboarding does. What onboarding takes beyond it is the
+  price of checking, counting and bounding.
 
-Targets: peak resident memory of onboarding at most 4 GB; onboarding at most twice the hand-written statement.
+Targets: peak resident memory of onboarding at most 4 GB; onboarding at most twice either statement. Wall times suffer
+from whatever else the machine does, CPU seconds less: read both.
 The temporary folder (about 1 GB per 100 million lines, and as much again for spilling) is removed.
 """
 
@@ -102,22 +105,49 @@ def run_duplicates(lines: Path, out: Path) -> dict[str, float]:
 
 
 def run_hand_written(lines: Path, out: Path) -> dict[str, float]:
-    """Seconds of one statement over the same files, as somebody who knows SQL would write it."""
+    """One statement over the same files, as somebody who knows SQL would write it."""
     shares = ", ".join(
         f"sum(amount) FILTER ({derive.removesuffix('_share')} = '{value}') / sum(amount) AS {value}"
         for derive, value in _SHARES
     )
-    sql = f"""
-        COPY (
-            SELECT customer_id, DATE '2025-01-01' - max(day) AS recency, count(DISTINCT day) AS frequency,
+    return _timed_copy(
+        f"""SELECT customer_id, DATE '2025-01-01' - max(day) AS recency, count(DISTINCT day) AS frequency,
                    sum(amount) AS monetary, DATE '2025-01-01' - min(day) AS tenure,
                    sum(amount) / count(DISTINCT day) AS basket_size,
                    (max(day) - min(day)) / nullif(count(DISTINCT day) - 1, 0) AS gap,
                    (sum(amount) FILTER (day >= DATE '2024-07-02') - sum(amount) FILTER (day < DATE '2024-07-02'))
                        / sum(amount) AS trend,
                    {shares}
-            FROM read_parquet('{lines}/*.parquet') GROUP BY customer_id ORDER BY customer_id
-        ) TO '{out}/hand-written.parquet' (FORMAT parquet)"""
+            FROM read_parquet('{lines}/*.parquet') GROUP BY customer_id ORDER BY customer_id""",
+        out,
+    )
+
+
+def run_tuned(lines: Path, out: Path) -> dict[str, float]:
+    """The hardest baseline: hand-written with onboarding's own trick, days as bits, and still no checks."""
+    days = " + ".join(
+        f"CAST(bit_count(coalesce(bit_or(CASE WHEN d >> 6 = {word} THEN 1::UBIGINT << CAST(d & 63 AS UBIGINT) END), 0))"
+        " AS INTEGER)"
+        for word in range(6)
+    )
+    shares = ", ".join(
+        f"sum(CASE WHEN {derive.removesuffix('_share')} = '{value}' THEN amount ELSE 0 END) / sum(amount) AS {value}"
+        for derive, value in _SHARES
+    )
+    return _timed_copy(
+        f"""SELECT *, monetary / frequency AS basket_size, (tenure - recency) / nullif(frequency - 1, 0) AS gap FROM (
+                SELECT customer_id, 366 - max(d) AS recency, {days} AS frequency, sum(amount) AS monetary,
+                       366 - min(d) AS tenure, {shares},
+                       sum(CASE WHEN d >= 183 THEN amount ELSE -amount END) / sum(amount) AS trend
+                FROM (SELECT *, day - DATE '2024-01-01' AS d FROM read_parquet('{lines}/*.parquet'))
+                GROUP BY customer_id
+            ) ORDER BY customer_id""",
+        out,
+    )
+
+
+def _timed_copy(sql: str, out: Path) -> dict[str, float]:
+    """Seconds of writing a statement's rows to Parquet, under onboarding's own limits."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": RESOURCES.memory_limit,
         "threads": str(RESOURCES.threads),
@@ -126,7 +156,7 @@ def run_hand_written(lines: Path, out: Path) -> dict[str, float]:
     with duckdb.connect(":memory:", config=config) as connection:
         connection.execute("SET enable_progress_bar = false")
         started = time.perf_counter()
-        people = connection.execute(sql).fetchall()[0][0]
+        people = connection.execute(f"COPY ({sql}) TO '{out}/hand-written.parquet' (FORMAT parquet)").fetchall()[0][0]
         return {"seconds": time.perf_counter() - started, "people": int(people)}
 
 
@@ -158,17 +188,20 @@ def main() -> int:
         figures = {
             "onboarding": alone(run_onboarding, lines),
             "hand_written": alone(run_hand_written, lines),
+            "tuned": alone(run_tuned, lines),
             "duplicates": alone(run_duplicates, lines),
         }
-    ratio = figures["onboarding"]["seconds"] / figures["hand_written"]["seconds"]
+    ratios = {name: figures["onboarding"]["seconds"] / figures[name]["seconds"] for name in ("hand_written", "tuned")}
     for name, found in figures.items():
         cpu, peak = found["cpu_seconds"], found["peak_gb"]
         print(f"{name:>14}: {found['seconds']:7.1f} s wall, {cpu:7.1f} s CPU, peak {peak:.2f} GB")
-    print(f"ratio {ratio:.2f} (target {RATIO_TARGET}), memory target {MEMORY_TARGET_GB} GB")
+    for name, ratio in ratios.items():
+        print(f"onboarding / {name}: {ratio:.2f} (target {RATIO_TARGET})")
+    print(f"memory target {MEMORY_TARGET_GB} GB")
     if options.json is not None:
-        summary = {"lines": options.lines, "customers": options.customers, "ratio": ratio, **figures}
+        summary = {"lines": options.lines, "customers": options.customers, "ratios": ratios, **figures}
         options.json.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return 0 if ratio <= RATIO_TARGET and figures["onboarding"]["peak_gb"] <= MEMORY_TARGET_GB else 1
+    return 0 if max(ratios.values()) <= RATIO_TARGET and figures["onboarding"]["peak_gb"] <= MEMORY_TARGET_GB else 1
 
 
 if __name__ == "__main__":
