@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = ["nearest_centre", "on_grid", "squared_distances"]
 
-_BLOCK = 65_536
+_BLOCK_WORDS = 2**22
 _GRID = 2.0**20
 
 
@@ -35,9 +35,10 @@ def nearest_centre(points: NDArray[np.float64], centres: NDArray[np.float64]) ->
     result = np.empty(len(points), dtype=np.int64)
     exact = on_grid(centres)
     half_squares = 0.5 * (exact * exact).sum(axis=1)
-    for start in range(0, len(points), _BLOCK):
-        block = on_grid(points[start : start + _BLOCK])
-        result[start : start + _BLOCK] = np.argmin(half_squares - block @ exact.T, axis=1)
+    rows = max(_BLOCK_WORDS // max(centres.size, len(centres), 1), 1)
+    for start in range(0, len(points), rows):
+        block = on_grid(points[start : start + rows])
+        result[start : start + rows] = np.argmin(half_squares - block @ exact.T, axis=1)
     return result
 
 
