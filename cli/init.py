@@ -12,15 +12,25 @@ from cohortium.simulations.starter import write_starter
 __all__ = ["init"]
 
 
-def init(folder: Annotated[Path, typer.Argument(help="Where to write plan.toml and contract.toml.")] = Path()) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write plan.toml and contract.toml.")] = Path(),
+    data: Annotated[
+        str | None,
+        typer.Option(help="Write the contract of this public set (`cohortium data list`), or of `bank-world`."),
+    ] = None,
+) -> None:
     """Write a starter plan and feature contract, every line explained. Existing files are never touched.
 
     \b
-    Example:
+    Examples:
       cohortium init my-study
+      cohortium init grocery --data ta-feng
     """
-    for path in write_starter(folder):
+    for path in write_starter(folder, data):
         typer.echo(f"wrote {path}")
+    if data is not None:
+        typer.echo(f"next: cohortium simulate {folder / 'plan.toml'} --data {data} --out results")
+        return
     typer.echo("next: adapt contract.toml to your tables, then")
     typer.echo(f"  cohortium data check {folder / 'contract.toml'} YOUR_TABLE")
     typer.echo(f"  cohortium simulate {folder / 'plan.toml'} --data YOUR_TABLE --institutions 3 --out results")

@@ -11,6 +11,7 @@ A node's state folder:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -105,16 +106,24 @@ class Node:
             raise RefusedError(
                 "the plan is not approved here", place=self.identity.institution, fix="approve its digest first"
             )
+        self.check_terms(plan)
+        return plan
+
+    def check_terms(self, plan: Plan) -> None:
+        """Whether a plan, approved or not, could be answered to its end now.
+
+        Raises:
+            RefusedError, BudgetError: as `accept`.
+        """
         if _utc_today() > plan.expires:
             raise RefusedError("the plan has expired", place=self.identity.institution, fix="agree on a new one")
-        still_to_ask = budget_for(plan.epsilon, plan.delta).mu2 - self.ledger.spent(digest).mu2
+        still_to_ask = budget_for(plan.epsilon, plan.delta).mu2 - self.ledger.spent(plan.digest).mu2
         if self.ledger.spent().mu2 + still_to_ask > self.ledger.lifetime.mu2:
             raise BudgetError(
                 "what is left of the lifetime budget does not cover this plan",
                 place=self.identity.institution,
                 fix="lower the plan's epsilon; spent budget never comes back",
             )
-        return plan
 
     def close(self) -> None:
         """Close the node's database files."""
@@ -135,7 +144,9 @@ def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> Non
     for name, text in documents.items():
         path = folder / name
         if not path.exists():
-            path.write_text(text, encoding="utf-8")
+            staged = folder / f".{name}.partial"
+            staged.write_text(text, encoding="utf-8")
+            os.replace(staged, path)  # whole or not at all: a killed process leaves no half of a node
         elif path.read_text(encoding="utf-8") != text:
             raise OutputError(
                 f"holds a node with another {name}",

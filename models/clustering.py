@@ -36,7 +36,7 @@ from cohortium.models.particles import (
 from cohortium.models.programme import Ask, NoisySum, Phase, Programme
 from cohortium.models.scaler import Scaler
 
-__all__ = ["CandidateK", "Clustering", "cluster", "clustering_phases"]
+__all__ = ["CandidateK", "Clustering", "cluster", "clustering_phases", "widest_questions"]
 
 _MOMENTS, _CELLS, _LLOYD = Fraction(8, 93), Fraction(45, 93), Fraction(40, 93)
 _CELLS_PER_K = (2, 2, 1)
@@ -58,6 +58,18 @@ def clustering_phases(share: Fraction) -> tuple[Phase, ...]:
         Phase("moments", MomentQuery.kind, share * _MOMENTS),
         Phase("cells", MomentQuery.kind, share * _CELLS, len(_CELLS_PER_K)),
         Phase("lloyd", MomentQuery.kind, share * _LLOYD, _LLOYD_ROUNDS),
+    )
+
+
+def widest_questions(scaler: Scaler, most: int) -> tuple[Ask, ...]:
+    """Questions as wide as any that `cluster` will ask with up to `most` clusters, in its order."""
+    d = len(scaler.features)
+    shapes = [("moments", 1, _GLOBAL_WEIGHTS)]
+    shapes += [("cells", per_k * most, _CELL_WEIGHTS) for per_k in _CELLS_PER_K]
+    shapes += [("lloyd", most, _LLOYD_WEIGHTS)] * _LLOYD_ROUNDS
+    return tuple(
+        Ask(phase, MomentQuery(scaler, np.zeros((cells, d)), np.ones(cells), weights))
+        for phase, cells, weights in shapes
     )
 
 

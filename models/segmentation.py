@@ -9,15 +9,17 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.models.clustering import Clustering, cluster, clustering_phases
+from cohortium.models.catalogue import build_query
+from cohortium.models.clustering import Clustering, cluster, clustering_phases, widest_questions
 from cohortium.models.marginals import Axis, Marginal, MarginalsQuery, estimate_marginals
 from cohortium.models.personas import segment_names, threshold_rules
-from cohortium.models.profiles import ProfileQuery, SegmentProfile, estimate_profiles, profile_ranges
+from cohortium.models.profiles import ProfileQuery, ProfileRange, SegmentProfile, estimate_profiles, profile_ranges
 from cohortium.models.programme import Ask, Phase, Programme
 from cohortium.models.rfm import RFM_NAMES, QuintileEdges, RfmGridQuery, quintile_edges
 from cohortium.models.scaler import Scaler, bounds_scaler, fit_scaler
-from cohortium.privacy.accounting import budget_for
+from cohortium.privacy.accounting import Spend, budget_for, price
 from cohortium.privacy.gate import Terms
+from cohortium.privacy.release import noise_scale
 from cohortium.study.bundle import (
     AxisScale,
     KChoice,
@@ -27,11 +29,11 @@ from cohortium.study.bundle import (
     Segment,
 )
 from cohortium.study.contract import Contract, Feature
-from cohortium.study.errors import RefusedError
+from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import QuestionHeader
 
-__all__ = ["StudyResult", "phases", "question_terms", "segmentation_programme"]
+__all__ = ["StudyResult", "check_feasible", "phases", "question_terms", "segmentation_programme"]
 
 
 def phases(plan: Plan) -> tuple[Phase, ...]:
@@ -56,6 +58,57 @@ def question_terms(plan: Plan, question: QuestionHeader) -> Terms:
     budget = budget_for(plan.epsilon, plan.delta)
     allotment = phase.share * budget.mu2 / (phase.rounds * plan.max_attempts)
     return Terms(allotment=math.floor(allotment), plan_budget=budget)
+
+
+def check_feasible(plan: Plan, contract: Contract, place: str = "plan") -> None:
+    """Whether every question of the plan can be answered within its budget, whatever the answers turn out to be.
+
+    To be called before the first question: a plan that fails half-way has spent for nothing.
+
+    Raises:
+        PlanError: naming the line to change.
+    """
+    plan.check_contract(contract, place)
+    by_name = {phase.name: phase for phase in phases(plan)}
+    budget, total = budget_for(plan.epsilon, plan.delta), Spend()
+    for ask in _widest_questions(plan, contract):
+        phase = by_name[ask.phase]
+        allotment = math.floor(phase.share * budget.mu2 / (phase.rounds * plan.max_attempts))
+        try:
+            query = build_query(ask.query.spec())
+            sigma = noise_scale(query, max(allotment, 1))
+        except RefusedError as error:
+            raise PlanError(
+                f"{ask.phase}: more features, wider bounds or more segments than one question can ask about",
+                place=f"{place}: segments.features",
+                fix="name fewer features in segments.features and in the contract, or fewer segments",
+            ) from error
+        if allotment < 1:
+            raise PlanError(f"{ask.phase}: nothing to spend", place=f"{place}: epsilon", fix="raise epsilon")
+        total += price(query.bound_squared, sigma, query.width).times(plan.max_attempts)
+    if not total.fits(budget):
+        raise PlanError(
+            "delta leaves no room for the noise's grid",
+            place=f"{place}: delta",
+            fix="raise delta, lower epsilon, or use fewer features or segments",
+        )
+
+
+def _widest_questions(plan: Plan, contract: Contract) -> list[Ask]:
+    """A question as wide as the widest there can be, for every question of the plan."""
+    axes = tuple(_axis(feature) for feature in contract.training_features if not feature.is_category)
+    by_name = {axis.name: axis for axis in axes}
+    scaler = bounds_scaler([by_name[name] for name in plan.distance_features(contract)])
+    most = plan.segments.k_range[1]
+    asks = [Ask("marginals", MarginalsQuery(axes)), *widest_questions(scaler, most)]
+    if plan.shares.profiles:
+        ranges = tuple(ProfileRange(axis.name, axis.low, axis.high) for axis in axes)
+        asks.append(Ask("profiles", ProfileQuery(scaler, np.zeros((most, len(scaler.features))), ranges)))
+    if plan.shares.rfm:
+        by_role = plan.rfm_features(contract)
+        edges = [QuintileEdges(by_role[role], (1.0, 2.0, 3.0, 4.0)) for role in ("recency", "frequency")]
+        asks.append(Ask("rfm", RfmGridQuery(edges[0], edges[1])))
+    return asks
 
 
 @dataclass(frozen=True)
@@ -118,7 +171,7 @@ def _large_enough(clustering: Clustering, plan: Plan) -> NDArray[np.float64]:
 
 def _rfm(marginals: dict[str, Marginal], contract: Contract, plan: Plan) -> Programme[RfmResult]:
     """Quintile edges from the marginals, and the 25 cells as one question."""
-    by_role = rfm_features(contract)
+    by_role = plan.rfm_features(contract)
     recency = quintile_edges(marginals[by_role["recency"]], is_recency=True)
     frequency = quintile_edges(marginals[by_role["frequency"]])
     edges = [recency, frequency]
@@ -148,24 +201,6 @@ def _cells(
             shown = size if size >= min_cell else None
             result.append(RfmCell(recency=r, frequency=f, name=RFM_NAMES[(r, f)], size=shown))
     return sorted(result, key=lambda cell: (cell.recency, cell.frequency))
-
-
-def rfm_features(contract: Contract) -> dict[str, str]:
-    """The features that recency, frequency and monetary value are read from: the first of each derivation.
-
-    Raises:
-        RefusedError: the contract derives no recency or no frequency.
-    """
-    found: dict[str, str] = {}
-    for feature in contract.training_features:
-        if feature.derive in ("recency", "frequency", "monetary"):
-            found.setdefault(feature.derive, feature.name)
-    if "recency" not in found or "frequency" not in found:
-        raise RefusedError(
-            "the contract derives no recency and frequency",
-            fix="set shares.rfm = 0 and give its share to another phase",
-        )
-    return found
 
 
 def _result(

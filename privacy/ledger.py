@@ -126,7 +126,7 @@ def open_store(path: Path) -> Engine:
         with engine.connect():
             pass
     except DatabaseError as error:
-        raise DataError("not a usable SQLite file", place=str(path), fix="put back the newest copy: an older one forgets charges") from error
+        raise DataError("not a usable SQLite file", place=str(path), fix="put back the newest copy") from error
     return engine
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.models.programme import Ask, NoisySum
-from cohortium.models.segmentation import StudyResult, question_terms, segmentation_programme
+from cohortium.models.segmentation import StudyResult, check_feasible, question_terms, segmentation_programme
 from cohortium.privacy.accounting import price
 from cohortium.privacy.query import SCALE
 from cohortium.privacy.release import noise_scale
@@ -58,7 +58,11 @@ def run_study(
         run: 32 hexadecimal digits that identify the run.
         respondents: who answers.
         progress: called after every question.
+
+    Raises:
+        PlanError: the plan could not be answered to its end; nothing was asked.
     """
+    check_feasible(plan, contract)
     driver = _Driver(plan, run, respondents, progress)
     programme = segmentation_programme(plan, contract)
     answer: NoisySum | None = None

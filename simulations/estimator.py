@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ from cohortium.study.errors import Defect, PlanError
 from cohortium.study.plan import Plan, parse_plan
 
 __all__ = ["FederatedKMeans", "PrivacySpent"]
+
+_MAX_BOUND = 1e300
 
 
 @dataclass(frozen=True)
@@ -149,10 +152,13 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
             raise PlanError(
                 "no bounds", place="FederatedKMeans", fix="state public bounds=(low, high), not computed from X"
             )
-        ends = [np.broadcast_to(np.asarray(end, dtype=np.float64), (features,)).copy() for end in self.bounds]
-        if len(ends) != 2 or not np.isfinite(ends).all() or (ends[0] >= ends[1]).any():
+        try:
+            low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), (features,)).copy() for end in self.bounds)
+        except (TypeError, ValueError):
+            low = high = np.zeros(features)
+        if not (np.abs([low, high]) < _MAX_BOUND).all() or (low >= high).any():
             raise PlanError("bounds must be finite and ascend", place="FederatedKMeans", fix="give bounds=(low, high)")
-        return ends[0], ends[1]
+        return low, high
 
     def _plan(self, contract: Contract) -> Plan:
         return parse_plan(
@@ -167,11 +173,16 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
                 "trust": self.trust,
                 "epsilon": float(self.epsilon),
                 "delta": float(self.delta),
-                "segments": {"k": self.n_clusters, "scale": "bounds", "seed": self.random_state or 0},
+                "segments": {"k": _whole(self.n_clusters), "scale": "bounds", "seed": _whole(self.random_state or 0)},
                 "shares": {"marginals": 7, "clustering": 93, "profiles": 0, "rfm": 0},
             },
             place="FederatedKMeans",
         )
+
+
+def _whole(number: Any) -> Any:
+    """NumPy's integers as Python's; anything else as it is, for the plan to refuse."""
+    return operator.index(number) if isinstance(number, np.integer) else number
 
 
 def _contract(low: NDArray[np.float64], high: NDArray[np.float64]) -> Contract:
@@ -205,13 +216,16 @@ def _split(rows: int, institutions: int | Sequence[Any] | None, seed: int | None
     """Row numbers of every institution; none is empty."""
     if institutions is None:
         return [np.arange(rows)]
-    if isinstance(institutions, int):
+    if isinstance(institutions, (int, np.integer)):
         if not 1 <= institutions <= rows:
             raise ValueError(f"institutions must be from 1 to the number of rows, {rows}")
         return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(rows), institutions)]
     labels = np.asarray(institutions)
     if labels.shape != (rows,):
         raise ValueError(f"institutions must have one label for each of the {rows} rows")
+    missing = [label is None or label != label for label in labels.tolist()]
+    if any(missing):
+        raise ValueError(f"institutions must have one label for each row; {sum(missing)} are missing")
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 

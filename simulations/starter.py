@@ -6,15 +6,14 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
-from cohortium.study.contract import Contract
+from cohortium.simulations.bank_world import bank_world_contract_text
+from cohortium.simulations.datasets import contract_text
+from cohortium.simulations.sources import BANK_WORLD
+from cohortium.study.contract import Contract, parse_contract
 from cohortium.study.errors import OutputError
 from cohortium.study.plan import Plan, parse_plan
 
-__all__ = ["STARTER_FILES", "demo_plan", "write_starter"]
-
-STARTER_FILES = {"plan.toml": "starter.plan.toml", "contract.toml": "starter.contract.toml"}
-"""What `write_starter` writes, and the packaged file it is a copy of."""
-
+__all__ = ["demo_plan", "write_starter"]
 
 def demo_plan(contract: Contract) -> Plan:
     """The demo's plan for a contract."""
@@ -22,13 +21,19 @@ def demo_plan(contract: Contract) -> Plan:
     return parse_plan({**document, "contract": contract.digest}, place="demo.plan.toml")
 
 
-def write_starter(folder: Path) -> tuple[Path, ...]:
+def write_starter(folder: Path, data: str | None = None) -> tuple[Path, ...]:
     """Write a commented plan and contract to begin from; a file that is there already is never touched.
 
+    Args:
+        folder: where to.
+        data: name of a public set or of the synthetic world whose contract to write; a general one when left out.
+
     Raises:
+        DataError: no set of that name.
         OutputError: one of the files exists, or the folder cannot be written. Nothing is written then.
     """
-    targets = {folder / name: _packaged(source) for name, source in STARTER_FILES.items()}
+    contract = _contract_text(data)
+    targets = {folder / "plan.toml": _plan_text(contract), folder / "contract.toml": contract}
     for path in targets:
         if path.exists():
             raise OutputError("exists already", place=str(path), fix="choose another folder, or remove it")
@@ -39,6 +44,21 @@ def write_starter(folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise OutputError(error.strerror or "cannot be written", place=str(folder), fix="choose another") from error
     return tuple(targets)
+
+
+def _contract_text(data: str | None) -> str:
+    if data is None:
+        return _packaged("starter.contract.toml")
+    return bank_world_contract_text() if data == BANK_WORLD else contract_text(data)
+
+
+def _plan_text(contract: str) -> str:
+    """The starter plan; without an RFM grid for a contract that derives none."""
+    plan = _packaged("starter.plan.toml")
+    derived = {feature.derive for feature in parse_contract(contract, "contract.toml").training_features}
+    if {"recency", "frequency"} <= derived:
+        return plan
+    return plan.replace("profiles = 20 ", "profiles = 25 ").replace("rfm = 5 ", "rfm = 0 ")
 
 
 def _packaged(name: str) -> str:

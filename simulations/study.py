@@ -278,8 +278,9 @@ def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: Exit
         stack.callback(node.close)
         nodes[name] = node
     for node in nodes.values():
+        node.check_terms(order.plan)  # all of them before any approval: a refused plan leaves no trace
+    for node in nodes.values():
         node.store.approve(order.plan, order.contract)
-        node.accept(order.plan.digest)
     return nodes
 
 

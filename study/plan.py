@@ -160,11 +160,23 @@ class Plan(_Agreed):
         numbers = tuple(feature.name for feature in contract.training_features if not feature.is_category)
         return numbers if self.segments.features is None else self.segments.features
 
+    def rfm_features(self, contract: Contract) -> dict[str, str]:
+        """The features that recency, frequency and (where derived) monetary are read from, by role.
+
+        Empty when the plan gives the RFM grid no share; the first feature of each derivation otherwise.
+        """
+        found: dict[str, str] = {}
+        for feature in contract.training_features if self.shares.rfm else ():
+            if feature.derive in ("recency", "frequency", "monetary"):
+                found.setdefault(feature.derive, feature.name)
+        return found
+
     def check_contract(self, contract: Contract, place: str = "plan") -> None:
         """Whether this plan may be run on this contract.
 
         Raises:
-            PlanError: another contract, a purpose the contract does not allow, a feature that is no trainable number.
+            PlanError: another contract, a purpose the contract does not allow, a feature that is no trainable number,
+                or an RFM share without the features for it.
         """
         if contract.digest != self.contract:
             raise PlanError("the plan was made for another contract", place=place, fix="use the contract it names")
@@ -181,6 +193,12 @@ class Plan(_Agreed):
                 f"'{wrong[0] if wrong else ''}' is not a number that may be trained on",
                 place=f"{place}: segments.features",
                 fix=f"use some of {', '.join(trainable) or 'none: add numeric features to the contract'}",
+            )
+        if self.shares.rfm and not {"recency", "frequency"} <= set(self.rfm_features(contract)):
+            raise PlanError(
+                "the contract derives no recency and frequency for an RFM grid",
+                place=f"{place}: shares.rfm",
+                fix="set rfm = 0 and give its share to another phase",
             )
 
 
