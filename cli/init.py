@@ -13,7 +13,9 @@ __all__ = ["init"]
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write plan.toml and contract.toml.")] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(help="Where to write plan.toml and contract.toml; here when left out.", show_default=False)
+    ] = Path(),
     data: Annotated[
         str | None,
         typer.Option(help="Write the contract of this public set (`cohortium data list`), or of `bank-world`."),

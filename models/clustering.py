@@ -64,7 +64,7 @@ def clustering_phases(share: Fraction) -> tuple[Phase, ...]:
 def widest_questions(scaler: Scaler, most: int) -> tuple[Ask, ...]:
     """Questions as wide as any that `cluster` will ask with up to `most` clusters, in its order."""
     d = len(scaler.features)
-    shapes = [("moments", 1, _GLOBAL_WEIGHTS)]
+    shapes: list[tuple[str, int, tuple[float, ...]]] = [("moments", 1, _GLOBAL_WEIGHTS)]
     shapes += [("cells", per_k * most, _CELL_WEIGHTS) for per_k in _CELLS_PER_K]
     shapes += [("lloyd", most, _LLOYD_WEIGHTS)] * _LLOYD_ROUNDS
     return tuple(
