@@ -13,9 +13,13 @@ __all__ = ["doctor"]
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
-    """Check Python, packages, the randomness and noise, the ledger's durability, disk and memory.
+    """Check Python, packages, the noise, the ledger's durability, the data cache, disk space and Ray.
 
     Exits with 0 when everything needed is there, 1 otherwise.
+
+    \b
+    Example:
+      cohortium doctor --json
     """
     findings = examine()
     if as_json:

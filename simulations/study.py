@@ -40,6 +40,7 @@ from cohortium.governance.report import (
     person_at,
     render_report,
 )
+from cohortium.models.segmentation import check_feasible
 from cohortium.server.app import StudyOrder, make_server_app
 from cohortium.server.study_run import Asked
 from cohortium.simulations.baselines import compare_with_central
@@ -50,7 +51,7 @@ from cohortium.simulations.sources import CustomerData
 from cohortium.study.bundle import Bundle
 from cohortium.study.charter import Charter, Institution
 from cohortium.study.contract import Contract
-from cohortium.study.errors import DataError, Defect, OutputError, PlanError, RefusedError
+from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, PlanError, RefusedError
 from cohortium.study.plan import MAX_EPSILON, Plan
 
 __all__ = ["Engine", "SimulationOrder", "simulate"]
@@ -136,14 +137,17 @@ def simulate(order: SimulationOrder, say: Say) -> RunSummary:
         PlanError, DataError, BudgetError, RefusedError: before anything is charged where possible; each says where.
     """
     clock = _Clock(say)
-    run = _begin(order)
-    with clock.stage("onboarding"):
-        folders = _onboarded(order, say)
-    charter = order.charter or _charter_of(order.plan, folders)
-    _check_charter(charter, order.plan, folders)
-    _write_json(order.out / "charter.json", charter.to_json())
+    check_feasible(order.plan, order.contract)
     with ExitStack() as stack:
-        nodes = _open_nodes(order, folders, stack)
+        with _claimed(order) as run:
+            _write_json(order.out / "plan.json", order.plan.to_json())
+            _write_json(order.out / "contract.json", order.contract.to_json())
+            with clock.stage("onboarding"):
+                folders = _onboarded(order, say)
+            charter = order.charter or _charter_of(order.plan, folders)
+            _check_charter(charter, order.plan, folders)
+            _write_json(order.out / "charter.json", charter.to_json())
+            nodes = _open_nodes(order, folders, stack)
         with clock.stage("federated study"):
             bundle = _run_study(order, run, nodes, say)
         _write_bytes(order.out / "bundle.json", bundle.to_bytes())
@@ -173,11 +177,27 @@ def simulate(order: SimulationOrder, say: Say) -> RunSummary:
     return summary
 
 
-def _begin(order: SimulationOrder) -> _RunFile:
-    """Claim the folder for this run, or take up the run that it holds."""
+@contextmanager
+def _claimed(order: SimulationOrder) -> Iterator[_RunFile]:
+    """The run of the folder, claimed or resumed; a mistake found before the first question frees a new claim again."""
     path = order.out / _RUN_FILE
     if path.exists():
-        return _resumable(order, path)
+        yield _resumable(order, path)
+        return
+    there = order.out.is_dir()
+    run = _begin(order)
+    try:
+        yield run
+    except CohortiumError:  # nothing was asked, so nothing was charged: the mended command finds the folder as it was
+        for made in order.out.iterdir():
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+        if not there:
+            order.out.rmdir()
+        raise
+
+
+def _begin(order: SimulationOrder) -> _RunFile:
+    """Claim the folder for a new run."""
     if order.resume:
         raise OutputError("holds no run to resume", place=str(order.out), fix="leave out --resume")
     if order.out.is_dir() and any(order.out.iterdir()):
@@ -187,9 +207,7 @@ def _begin(order: SimulationOrder) -> _RunFile:
     except OSError as error:
         raise OutputError(error.strerror or "cannot be made", place=str(order.out), fix="choose another") from error
     file = _RunFile(run=uuid4().hex, plan=order.plan.digest, dataset=order.data.facts.name, started=datetime.now(UTC))
-    _write_json(order.out / "plan.json", order.plan.to_json())
-    _write_json(order.out / "contract.json", order.contract.to_json())
-    _write_json(path, file.model_dump(mode="json"))
+    _write_json(order.out / _RUN_FILE, file.model_dump(mode="json"))
     return file
 
 

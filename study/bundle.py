@@ -141,7 +141,7 @@ class Bundle(_Agreed):
         segments: by descending noisy size, suppressed ones last.
         customers: noisy number of people over all segments.
         explained: estimated share of the variance that the segments explain, 0..1, or None when noise hides it.
-        k_choices: what was considered, empty when the plan fixes k.
+        k_choices: what was considered; one entry when the plan fixes k.
         rfm: None when the plan or the contract has no RFM.
         releases: every question in order.
     """

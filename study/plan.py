@@ -139,7 +139,7 @@ class Plan(_Agreed):
     expires: date
     trust: Literal["local"] = "local"
     epsilon: Annotated[_Number, Field(gt=0, le=50)]
-    delta: Annotated[_Number, Field(gt=0, le=1e-4)]
+    delta: Annotated[_Number, Field(ge=1e-15, le=1e-4)]
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=5)] = 1
     min_institutions: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL, le=10**6)] = 100
