@@ -1,0 +1,207 @@
+"""A small study that the tests of several rooms share: three regions, three kinds of customers, seconds to run.
+
+Seeded noise exists in tests alone: the package ships the operating system's source and no other.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from hypothesis import settings
+from numpy.typing import NDArray
+
+from cohortium.models.programme import Ask, NoisySum
+from cohortium.models.segmentation import question_terms
+from cohortium.privacy.query import SCALE, bounded_total
+from cohortium.privacy.release import noise_scale
+from cohortium.privacy.table import CustomerTable
+from cohortium.study.contract import Contract, parse_contract
+from cohortium.study.plan import Plan, parse_plan
+from cohortium.study.question import Question, QuestionHeader
+
+settings.register_profile("cohortium", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("cohortium")
+
+CONTRACT_TOML = """
+schema = "cohortium.contract/1"
+name = "small"
+purposes = ["research"]
+max_bad_share = 0.05
+
+[window]
+start = 2024-01-01
+end = 2025-01-01
+
+[[tables]]
+name = "people"
+kind = "customers"
+customer = "id"
+
+[[features]]
+name = "visits"
+table = "people"
+kind = "numeric"
+column = "visits"
+low = 0
+high = 40
+integer = true
+missing = 0
+block = "behaviour"
+
+[[features]]
+name = "spend"
+table = "people"
+kind = "numeric"
+column = "spend"
+low = 0
+high = 2_000
+transform = "log1p"
+missing = 0
+block = "value"
+
+[[features]]
+name = "score"
+table = "people"
+kind = "numeric"
+column = "score"
+low = -1
+high = 1
+missing = 0
+block = "behaviour"
+"""
+
+PLAN_TOML = """
+schema = "cohortium.plan/1"
+name = "small"
+purpose = "research"
+lawful_basis = "consent"
+regions = ["EU"]
+contract = "contract.toml"
+expires = 2099-12-31
+epsilon = 1.0
+delta = 1e-6
+min_institutions = 2
+min_cell = 50
+
+[segments]
+k = 3
+
+[shares]
+marginals = 20
+clustering = 60
+profiles = 20
+rfm = 0
+"""
+
+CENTRES = np.array([[4.0, 20.0, -0.6], [20.0, 300.0, 0.0], [34.0, 1500.0, 0.7]])
+COLUMNS = ("visits", "spend", "score")
+REGIONS = ("north", "south", "west")
+
+
+def customers(count: int, seed: int = 0) -> NDArray[np.float64]:
+    """Rows around three centres, within the contract's bounds."""
+    rng = np.random.default_rng(seed)
+    rows = CENTRES[rng.integers(0, 3, count)] * rng.uniform(0.8, 1.2, (count, 3))
+    rows[:, 0] = np.round(rows[:, 0])
+    return np.clip(np.round(rows, 3), [0.0, 0.0, -1.0], [40.0, 2000.0, 1.0])
+
+
+class SeededBits:
+    """ChaCha20 keyed by a seed: reproducible, of good quality, for tests only."""
+
+    def __init__(self, seed: int) -> None:
+        cipher = Cipher(algorithms.ChaCha20(seed.to_bytes(32, "big"), bytes(16)), mode=None)
+        self._stream = cipher.encryptor()
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What a programme returned, what it asked, and the digest of every question."""
+
+    result: Any
+    asks: list[Ask]
+    digests: list[str]
+
+
+def run_programme(programme: Any, plan: Plan, people: CustomerTable, noise: int | None) -> Driven:
+    """Answer a programme from one table as one institution would, with seeded Gaussian noise or next to none."""
+    rng = None if noise is None else np.random.default_rng(noise)
+    steps: Counter[str] = Counter()
+    driven = Driven(None, [], [])
+    answer: NoisySum | None = None
+    while True:
+        try:
+            ask = next(programme) if answer is None else programme.send(answer)
+        except StopIteration as done:
+            return replace(driven, result=done.value)
+        spec = ask.query.spec()
+        header = {"plan": plan.digest, "run": "0" * 32, "phase": ask.phase, "step": steps[ask.phase], "attempt": 1}
+        question = Question(QuestionHeader(**header, kind=spec.kind, scalars=spec.scalars), spec.arrays)
+        driven.asks.append(ask)
+        driven.digests.append(question.digest)
+        steps[ask.phase] += 1
+        std = noise_scale(ask.query, question_terms(plan, question.header).allotment) / SCALE
+        values = bounded_total(ask.query, people) / SCALE
+        if rng is None:
+            std = std * 1e-6
+        else:
+            values = values + rng.normal(0.0, std, len(values))
+        answer = NoisySum(values, std, 1)
+
+
+@pytest.fixture
+def drive() -> Callable[..., Driven]:
+    return run_programme
+
+
+@pytest.fixture
+def seeded_bits() -> Callable[[int], SeededBits]:
+    return SeededBits
+
+
+@pytest.fixture(scope="session")
+def small_contract() -> Contract:
+    return parse_contract(tomllib.loads(CONTRACT_TOML))
+
+
+@pytest.fixture(scope="session")
+def make_plan(small_contract: Contract) -> Callable[..., Plan]:
+    """The small plan, with top-level keys changed."""
+
+    def make(**changes: Any) -> Plan:
+        return parse_plan({**tomllib.loads(PLAN_TOML), "contract": small_contract.digest, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_people() -> Callable[..., CustomerTable]:
+    def make(count: int = 300, seed: int = 0) -> CustomerTable:
+        return CustomerTable(COLUMNS, customers(count, seed), np.arange(count))
+
+    return make
+
+
+@pytest.fixture
+def study_folder(tmp_path: Path) -> Path:
+    """plan.toml, contract.toml and people.csv: 900 customers of three regions."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "contract.toml").write_text(CONTRACT_TOML, encoding="utf-8")
+    (folder / "plan.toml").write_text(PLAN_TOML, encoding="utf-8")
+    lines = ["id,region,visits,spend,score"]
+    for number, row in enumerate(customers(900)):
+        lines.append(f"c{number:04d},{REGIONS[number % 3]},{row[0]:.0f},{row[1]:.3f},{row[2]:.3f}")
+    (folder / "people.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
