@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from cohortium.study.canonical import canonical_bytes, digest_json
+from cohortium.study.document import Agreed, Document
 from cohortium.study.errors import DataError
 from cohortium.study.plan import Plan
 
@@ -36,11 +36,7 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Edges = tuple[_Finite, _Finite, _Finite, _Finite]
 
 
-class _Agreed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AxisScale(_Agreed):
+class AxisScale(Agreed):
     """How one feature enters distances: on `log(1 + x)` or as it is, from [low, high] to [-1, 1], clipped."""
 
     feature: str
@@ -49,7 +45,7 @@ class AxisScale(_Agreed):
     high: _Finite
 
 
-class MeanEstimate(_Agreed):
+class MeanEstimate(Agreed):
     """A noised mean in the contract's unit with its 95% interval for the noise."""
 
     feature: str
@@ -58,7 +54,7 @@ class MeanEstimate(_Agreed):
     high: _Finite
 
 
-class Segment(_Agreed):
+class Segment(Agreed):
     """One segment.
 
     Args:
@@ -85,7 +81,7 @@ class Segment(_Agreed):
         return self.size is None
 
 
-class RfmCell(_Agreed):
+class RfmCell(Agreed):
     """People with one pair of scores; None when suppressed."""
 
     recency: Annotated[int, Field(ge=1, le=5)]
@@ -94,7 +90,7 @@ class RfmCell(_Agreed):
     size: _Finite | None
 
 
-class RfmResult(_Agreed):
+class RfmResult(Agreed):
     """Quintile edges in the contract's units, the score bands left after ties, and the grid of people."""
 
     recency: str
@@ -106,7 +102,7 @@ class RfmResult(_Agreed):
     size_std: _Finite
 
 
-class KChoice(_Agreed):
+class KChoice(Agreed):
     """One number of segments that was considered, judged on statistics released anyway."""
 
     k: Annotated[int, Field(ge=1)]
@@ -114,7 +110,7 @@ class KChoice(_Agreed):
     cost: _Finite
 
 
-class ReleaseRecord(_Agreed):
+class ReleaseRecord(Agreed):
     """One question as it was asked of every institution, and what each paid for it."""
 
     phase: str
@@ -129,7 +125,7 @@ class ReleaseRecord(_Agreed):
     institutions: Annotated[int, Field(ge=1)]
 
 
-class Bundle(_Agreed):
+class Bundle(Document):
     """See the module.
 
     Args:
@@ -167,19 +163,6 @@ class Bundle(_Agreed):
         if [segment.id for segment in self.segments] != list(range(1, len(self.segments) + 1)):
             raise ValueError("segment ids must count from 1")
         return self
-
-    @property
-    def digest(self) -> str:
-        """`sha256:…` of the canonical JSON."""
-        return digest_json(self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """The bundle as JSON types."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def to_bytes(self) -> bytes:
-        """Canonical JSON (RFC 8785)."""
-        return canonical_bytes(self.to_json())
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from cohortium.study.canonical import digest_json
+from cohortium.study.document import Agreed, Document, read_toml, validated
 from cohortium.study.errors import PlanError
 from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
-from cohortium.study.validation import first_problem, first_repeat
+from cohortium.study.validation import first_repeat
 
 __all__ = ["CHARTER_SCHEMA", "Charter", "Institution", "load_charter", "parse_charter"]
 
@@ -24,11 +23,7 @@ _FORMS = {_TEXT: "give a name of 1 to 128 characters", _KEY: "give the Ed25519 p
 _Text = Annotated[str, StringConstraints(pattern=_TEXT)]
 
 
-class _Agreed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Institution(_Agreed):
+class Institution(Agreed):
     """One member.
 
     Args:
@@ -44,7 +39,7 @@ class Institution(_Agreed):
     identity: Annotated[str, StringConstraints(pattern=_KEY)] | None = None
 
 
-class Charter(_Agreed):
+class Charter(Document):
     """Who takes part, and what they agreed on once for all plans.
 
     Args:
@@ -66,15 +61,6 @@ class Charter(_Agreed):
         if repeated := first_repeat(institution.name for institution in self.institutions):
             raise ValueError(f"institutions must have distinct names; rename one '{repeated}'")
         return self
-
-    @property
-    def digest(self) -> str:
-        """`sha256:…` of the canonical JSON of `to_json()`."""
-        return digest_json(self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """The charter as JSON types, `schema` by its TOML name, every default spelled out."""
-        return self.model_dump(mode="json", by_alias=True)
 
     def check_plan(self, plan: Plan, place: str = "plan") -> None:
         """Whether a plan keeps the charter's limits; `PlanError` names the line to change."""
@@ -100,19 +86,9 @@ class Charter(_Agreed):
 
 def load_charter(path: Path) -> Charter:
     """Read a charter from a TOML file; `PlanError` in one line with field and fix."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError("cannot be read", place=str(path), fix="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"is no TOML: {error}", place=str(path), fix="mend the line it names") from error
-    return parse_charter(document, place=str(path))
+    return parse_charter(read_toml(path, PlanError), place=str(path))
 
 
 def parse_charter(document: dict[str, Any], place: str = "charter") -> Charter:
     """Validate a charter of JSON or TOML types; `PlanError` in one line otherwise."""
-    try:
-        return Charter.model_validate(document)
-    except ValidationError as error:
-        where, message, fix = first_problem(error, document, Charter, _FORMS)
-        raise PlanError(message, place=f"{place}: {where}" if where else place, fix=fix) from None
+    return validated(Charter, document, place, _FORMS, PlanError)

@@ -28,16 +28,15 @@ of anybody else are counted and left out. Without one they are the union of the 
 
 from __future__ import annotations
 
-import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from cohortium.study.canonical import digest_json
+from cohortium.study.document import Agreed, Document, parse_toml, read_toml, validated
 from cohortium.study.errors import ContractError
-from cohortium.study.validation import first_problem, first_repeat, suggestion
+from cohortium.study.validation import first_repeat, suggestion
 
 __all__ = [
     "AMOUNT_DERIVES",
@@ -92,11 +91,7 @@ _Currency = Annotated[str, StringConstraints(pattern=_CURRENCY)]
 _Named = TypeVar("_Named", "Table", "Feature")
 
 
-class _Agreed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Window(_Agreed):
+class Window(Agreed):
     """The days that count.
 
     Args:
@@ -119,7 +114,7 @@ class Window(_Agreed):
         return self
 
 
-class Table(_Agreed):
+class Table(Agreed):
     """A table every institution brings, and the names of its columns there.
 
     Args:
@@ -168,7 +163,7 @@ class Table(_Agreed):
         return tuple(dict.fromkeys(column for column in roles if column is not None))
 
 
-class Feature(_Agreed):
+class Feature(Agreed):
     """One number or category per person.
 
     Args:
@@ -296,7 +291,7 @@ class Feature(_Agreed):
         return len(self.categories) + 1 if self.is_category else 0
 
 
-class Contract(_Agreed):
+class Contract(Document):
     """What the parties agree a customer's row means.
 
     Args:
@@ -388,15 +383,6 @@ class Contract(_Agreed):
                 )
 
     @property
-    def digest(self) -> str:
-        """`sha256:…` of the canonical JSON of `to_json()`: the name under which a plan refers to the contract."""
-        return digest_json(self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """The contract as JSON types, `schema` by its TOML name, every default spelled out."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    @property
     def training_features(self) -> tuple[Feature, ...]:
         """The features that may enter a distance or an encoder, in order."""
         return tuple(feature for feature in self.features if not feature.protected)
@@ -436,7 +422,7 @@ class Contract(_Agreed):
     def with_window(self, start: date, end: date) -> Contract:
         """The same contract over other days, validated again: for refits and for held-out periods."""
         window = {"start": start.isoformat(), "end": end.isoformat()}
-        return _validated({**self.to_json(), "window": window}, self.name)
+        return validated(Contract, {**self.to_json(), "window": window}, self.name, _FORMS, ContractError)
 
 
 def load_contract(path: Path | str) -> Contract:
@@ -445,27 +431,9 @@ def load_contract(path: Path | str) -> Contract:
     Raises:
         ContractError: one line naming the file, the table, feature or field, and the fix.
     """
-    source = Path(path)
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or "cannot be read")
-        raise ContractError(reason, place=source.name, fix="give the path of a contract in TOML") from error
-    return parse_contract(text, source.name)
+    return validated(Contract, read_toml(Path(path), ContractError), str(path), _FORMS, ContractError)
 
 
 def parse_contract(text: str, place: str) -> Contract:
     """The contract in a TOML text; `place` is what messages call it. Raises `ContractError` like `load_contract`."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ContractError(f"not TOML: {error}", place=place, fix="correct that line") from error
-    return _validated(raw, place)
-
-
-def _validated(raw: dict[str, Any], place: str) -> Contract:
-    try:
-        return Contract.model_validate(raw)
-    except ValidationError as error:
-        where, message, fix = first_problem(error, raw, Contract, _FORMS)
-        raise ContractError(message, place=f"{place}: {where}" if where else place, fix=fix) from None
+    return validated(Contract, parse_toml(text, place, ContractError), place, _FORMS, ContractError)

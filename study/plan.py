@@ -6,17 +6,15 @@ contract's file; its digest covers the contract's digest, so that neither can ch
 
 from __future__ import annotations
 
-import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from cohortium.study.canonical import digest_json
 from cohortium.study.contract import Contract, load_contract
+from cohortium.study.document import Agreed, Document, read_toml, validated
 from cohortium.study.errors import PlanError
-from cohortium.study.validation import first_problem
 
 __all__ = [
     "MAX_EPSILON",
@@ -52,11 +50,7 @@ _Percent = Annotated[int, Field(strict=True, ge=0, le=100)]
 _Segments = Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
-class _Agreed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Shares(_Agreed):
+class Shares(Agreed):
     """How the plan's privacy budget (its mu^2) is divided, in percent; together 100.
 
     Args:
@@ -81,7 +75,7 @@ class Shares(_Agreed):
         return self
 
 
-class Segments(_Agreed):
+class Segments(Agreed):
     """What segments are wanted.
 
     Args:
@@ -111,7 +105,7 @@ class Segments(_Agreed):
         return (self.k, self.k) if isinstance(self.k, int) else self.k
 
 
-class Plan(_Agreed):
+class Plan(Document):
     """What institutions approve.
 
     Args:
@@ -145,15 +139,6 @@ class Plan(_Agreed):
     min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL, le=10**6)] = 100
     segments: Segments = Segments()
     shares: Shares = Shares()
-
-    @property
-    def digest(self) -> str:
-        """`sha256:…` of the canonical JSON of `to_json()`: what institutions approve."""
-        return digest_json(self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as JSON types, `schema` by its TOML name, every default spelled out."""
-        return self.model_dump(mode="json", by_alias=True)
 
     def distance_features(self, contract: Contract) -> tuple[str, ...]:
         """The features that distances use: those named, or every trainable number of the contract."""
@@ -209,12 +194,7 @@ def load_plan(path: Path) -> tuple[Plan, Contract]:
         PlanError: the file cannot be read, is no TOML, or does not hold together. One line with field and fix.
         ContractError: the same, for the contract.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError("cannot be read", place=str(path), fix="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"is no TOML: {error}", place=str(path), fix="mend the line it names") from error
+    document = read_toml(path, PlanError)
     named = document.get("contract")
     if not isinstance(named, str):
         raise PlanError("names no contract", place=str(path), fix='add contract = "contract.toml"')
@@ -226,8 +206,4 @@ def load_plan(path: Path) -> tuple[Plan, Contract]:
 
 def parse_plan(document: dict[str, Any], place: str = "plan") -> Plan:
     """Validate a plan of JSON or TOML types whose `contract` is a digest; `PlanError` in one line otherwise."""
-    try:
-        return Plan.model_validate(document)
-    except ValidationError as error:
-        where, message, fix = first_problem(error, document, Plan, _FORMS)
-        raise PlanError(message, place=f"{place}: {where}" if where else place, fix=fix) from None
+    return validated(Plan, document, place, _FORMS, PlanError)

@@ -1,0 +1,70 @@
+"""Documents that parties agree on: frozen, extra-forbidding, one canonical JSON and one digest each; TOML on disk."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cohortium.study.canonical import canonical_bytes, digest_json
+from cohortium.study.errors import CohortiumError
+from cohortium.study.validation import first_problem
+
+__all__ = ["Agreed", "Document", "parse_toml", "read_toml", "validated"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Agreed(BaseModel):
+    """A part of a document: frozen, and refusing what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Document(Agreed):
+    """A whole document, with a digest."""
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of `to_bytes()`: the name under which others refer to the document."""
+        return digest_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as JSON types, `schema` by its name on disk, every default spelled out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON (RFC 8785)."""
+        return canonical_bytes(self.to_json())
+
+
+def read_toml(path: Path, error: type[CohortiumError]) -> dict[str, Any]:
+    """The table in a TOML file; `error`, in one line, when it cannot be read or is no TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = "is not UTF-8 text" if isinstance(failure, UnicodeDecodeError) else failure.strerror
+        raise error(reason or "cannot be read", place=str(path), fix="check the path") from failure
+    return parse_toml(text, str(path), error)
+
+
+def parse_toml(text: str, place: str, error: type[CohortiumError]) -> dict[str, Any]:
+    """The table in a TOML text; `error`, in one line, when it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as failure:
+        raise error(f"not TOML: {failure}", place=place, fix="correct that line") from failure
+
+
+def validated(
+    model: type[_Model], raw: Mapping[str, Any], place: str, forms: Mapping[str, str], error: type[CohortiumError]
+) -> _Model:
+    """The document of JSON or TOML types; `error`, in one line that names place and fix, when it does not hold."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as failure:
+        where, message, fix = first_problem(failure, raw, model, forms)
+        raise error(message, place=f"{place}: {where}" if where else place, fix=fix) from None
