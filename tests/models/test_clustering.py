@@ -111,6 +111,20 @@ def test_without_noise_clear_clusters_are_found_exactly(k: int) -> None:
     assert [candidate.k for candidate in found.candidates] == [k]
 
 
+def test_lloyd_steps_bring_centres_to_the_means_of_their_people() -> None:
+    """Particles only resemble the people; what remains after three steps is what the clip of residuals leaves."""
+    points = mixture(4, 4000)
+    found, asks = learnt(points, (4, 4), noise=None)
+    start: Any = next(ask.query for ask in asks if ask.phase == "lloyd")
+
+    def off(centres: NDArray[np.float64]) -> float:
+        nearest = squared_distances(points, centres).argmin(axis=1)
+        means = np.array([points[nearest == index].mean(axis=0) for index in range(4)])
+        return float(np.linalg.norm(means - centres, axis=1).max())
+
+    assert off(found.centres) < 5e-4 < off(start.centres)
+
+
 def test_with_noise_clear_clusters_are_found_nearly() -> None:
     """Five seeds of noise: the median cost stays within 5% of the mixture's own middles, at mu^2 = 0.05."""
     points = mixture(4, 6000)

@@ -153,7 +153,7 @@ def changed(**arrays: Any) -> QuerySpec:
     ],
 )
 def test_what_the_product_would_not_have_written_is_refused(spec: QuerySpec) -> None:
-    with pytest.raises(RefusedError, match="^malformed"):
+    with pytest.raises(RefusedError, match=r"^malformed"):
         MomentQuery.from_spec(spec)
 
 
