@@ -60,6 +60,7 @@ Engine = Literal["in-process", "ray"]
 Say = Callable[[str], None]
 
 _RUN_FILE, _WORK = "run.json", ".work"
+_LISTING_SCHEMA = "cohortium.institutions/1"
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
     """Every institution's state folder by name, with its customer table in it."""
     listing = order.out / "institutions.json"
     if listing.exists():
-        names = json.loads(listing.read_text(encoding="utf-8"))
+        names = json.loads(listing.read_text(encoding="utf-8"))["institutions"]
         folders = {name: order.state_folder / name for name in names}
         if all((folder / "customers" / "onboarding.json").exists() for folder in folders.values()):
             say("customer tables are there already")
@@ -252,7 +253,7 @@ def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
             say(f"  {name}: {_lines(report):,} lines of {report.people:,} customers")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    _write_json(listing, list(folders))
+    _write_json(listing, {"schema": _LISTING_SCHEMA, "institutions": list(folders)})
     return folders
 
 
