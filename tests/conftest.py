@@ -23,8 +23,8 @@ from cohortium.models.segmentation import question_terms
 from cohortium.privacy.query import SCALE, bounded_total
 from cohortium.privacy.release import noise_scale
 from cohortium.privacy.table import CustomerTable
-from cohortium.study.contract import Contract, parse_contract
-from cohortium.study.plan import Plan, parse_plan
+from cohortium.study.contract import Contract
+from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
 
 settings.register_profile("cohortium", derandomize=True, deadline=None, print_blob=True)
@@ -160,7 +160,7 @@ def run_programme(programme: Any, plan: Plan, people: CustomerTable, noise: int 
         answer = NoisySum(values, std, 1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive() -> Callable[..., Driven]:
     return run_programme
 
@@ -172,7 +172,7 @@ def seeded_bits() -> Callable[[int], SeededBits]:
 
 @pytest.fixture(scope="session")
 def small_contract() -> Contract:
-    return parse_contract(tomllib.loads(CONTRACT_TOML))
+    return Contract.model_validate(tomllib.loads(CONTRACT_TOML))
 
 
 @pytest.fixture(scope="session")
@@ -180,7 +180,7 @@ def make_plan(small_contract: Contract) -> Callable[..., Plan]:
     """The small plan, with top-level keys changed."""
 
     def make(**changes: Any) -> Plan:
-        return parse_plan({**tomllib.loads(PLAN_TOML), "contract": small_contract.digest, **changes})
+        return Plan.model_validate({**tomllib.loads(PLAN_TOML), "contract": small_contract.digest, **changes})
 
     return make
 
