@@ -1,0 +1,287 @@
+"""The reference pages are complete and true: every field, option, file, schema, exit code and report section."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from typer.main import get_command
+
+from cohortium.cli import data as data_command
+from cohortium.cli import main as cli
+from cohortium.client.node import NodeIdentity
+from cohortium.client.onboarding.aggregate import LINE_PROBLEMS
+from cohortium.client.onboarding.report import ColumnReport, FeatureReport, OnboardingReport, TableReport
+from cohortium.governance.report import RunSummary, load_summary, render_report
+from cohortium.governance.report.html import SECTIONS
+from cohortium.governance.report.summary import Comparison, InstitutionFacts, LeftOut, PersonAt
+from cohortium.models.segmentation import phases
+from cohortium.simulations.bank_world import load_bank_world_contract
+from cohortium.simulations.datasets import names as data_sets
+from cohortium.simulations.sources import own_data
+from cohortium.simulations.starter import demo_plan, write_starter
+from cohortium.simulations.study import SimulationOrder, simulate
+from cohortium.study.bundle import Bundle, RfmResult, Segment, load_bundle
+from cohortium.study.charter import Charter, Institution
+from cohortium.study.contract import Contract, Derive, Feature, Table, Window
+from cohortium.study.plan import Plan, Segments, Shares, load_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+REFERENCE, FILES = "contract-and-plan.md", "output-files.md"
+
+AGREED: dict[str, type[BaseModel]] = {
+    "Contract": Contract,
+    "Window": Window,
+    "Table": Table,
+    "Feature": Feature,
+    "Plan fields": Plan,
+    "Segments": Segments,
+    "Shares": Shares,
+    "Charter fields": Charter,
+    "Institution": Institution,
+}
+"""Heading in the reference, and the model whose fields its table lists."""
+
+WRITTEN: dict[str, type[BaseModel]] = {
+    "bundle.json": Bundle,
+    "A segment in bundle.json": Segment,
+    "RFM in bundle.json": RfmResult,
+    "summary.json": RunSummary,
+    "An institution in summary.json": InstitutionFacts,
+    "A row of person_at": PersonAt,
+    "A row of left_out": LeftOut,
+    "Comparison": Comparison,
+    "node.json": NodeIdentity,
+    "onboarding.json": OnboardingReport,
+    "A table in onboarding.json": TableReport,
+    "A column in onboarding.json": ColumnReport,
+    "A feature in onboarding.json": FeatureReport,
+}
+"""The same for files that a run writes."""
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next heading of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"no heading '{heading}'"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table in a text, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def default_of(field: FieldInfo) -> str:
+    """A field's default as the reference writes it."""
+    if field.is_required():
+        return "required"
+    value: Any = field.default
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if isinstance(value, float):
+        return f"`{value:g}`".replace("e+0", "e").replace("e-0", "e-")
+    return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
+
+
+@pytest.mark.parametrize("heading", AGREED)
+def test_the_reference_lists_every_field_of_an_agreed_document_with_its_default(heading: str) -> None:
+    listed = {cells[0].strip("`"): cells[2] for cells in rows(section(page(REFERENCE), heading))}
+    fields = {field.alias or name: field for name, field in AGREED[heading].model_fields.items()}
+    assert listed == {name: default_of(field) for name, field in fields.items()}
+
+
+@pytest.mark.parametrize("heading", WRITTEN)
+def test_every_field_of_a_written_document_is_explained(heading: str) -> None:
+    listed = [cells[0].strip("`") for cells in rows(section(page(FILES), heading))]
+    assert sorted(listed) == sorted(field.alias or name for name, field in WRITTEN[heading].model_fields.items())
+
+
+def test_every_derived_feature_is_defined() -> None:
+    listed = [cells[0].strip("`") for cells in rows(section(page(REFERENCE), "Derived features"))]
+    assert sorted(listed) == sorted(get_args(Derive))
+
+
+def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """The root's own options and every command that does something."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    if name == "cohortium":
+        yield name, command
+    for word, inner in command.commands.items():
+        yield from commands(f"{name} {word}", inner)
+
+
+COMMANDS = dict(commands("cohortium", get_command(cli.app)))
+
+
+def option_default(parameter: click.Parameter) -> str:
+    if parameter.required:
+        return "required"
+    if isinstance(parameter.default, bool):
+        return "on" if parameter.default else "off"
+    return "none" if parameter.default is None else f"`{parameter.default}`"
+
+
+def option_name(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return f"`{parameter.metavar or str(parameter.name).upper()}`"
+    return " / ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_lists_every_option_of_a_command_with_its_default(name: str) -> None:
+    listed = {cells[0]: cells[1] for cells in rows(section(page(REFERENCE), name))}
+    assert listed == {option_name(p): option_default(p) for p in COMMANDS[name].params}
+
+
+def test_the_reference_has_no_command_that_does_not_exist() -> None:
+    headings = re.findall(r"^### (cohortium.*)$", page(REFERENCE), re.MULTILINE)
+    assert sorted(headings) == sorted(COMMANDS)
+
+
+def test_the_exit_codes_are_those_of_the_command() -> None:
+    listed = [int(cells[0]) for cells in rows(section(page(FILES), "Exit codes"))]
+    assert listed == sorted({0, data_command.NOT_READY, cli.MISTAKE, cli.DEFECT, cli.STOPPED})
+
+
+def test_every_schema_that_the_code_names_is_listed() -> None:
+    listed = {cells[0].strip("`") for cells in rows(section(page(FILES), "Schemas"))}
+    rooms = ("study", "models", "privacy", "governance", "client", "server", "simulations", "cli")
+    sources = (path.read_text(encoding="utf-8") for room in rooms for path in (ROOT / room).rglob("*.py"))
+    named = {schema for text in sources for schema in re.findall(r'"(cohortium\.[a-z-]+/\d+)"', text)}
+    assert listed == named
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three small institutions under the starter contract."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_starter(folder)
+    plan, contract = load_plan(folder / "plan.toml")
+    rng = np.random.default_rng(0)
+    purchases = pd.DataFrame(
+        {
+            "customer_id": rng.integers(0, 600, 6_000).astype(str),
+            "date": np.datetime64("2026-01-01") + rng.integers(0, 181, 6_000).astype("timedelta64[D]"),
+            "amount": rng.lognormal(3, 1, 6_000),
+        }
+    )
+    data = own_data({"purchases": purchases}, "3", contract)
+    simulate(SimulationOrder(plan, contract, data, folder / "results"), lambda line: None)
+    return folder / "results"
+
+
+def test_every_file_that_a_run_leaves_is_explained_and_nothing_else(run: Path) -> None:
+    left = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+    general = {re.sub(r"^institutions/part-\d/", "institutions/NAME/", path.as_posix()) for path in left}
+    listed = {cells[0].strip("`") for cells in rows(section(page(FILES), "The folder of a run"))}
+    assert listed == general
+
+
+def test_the_columns_of_the_scored_customers_are_explained(run: Path) -> None:
+    listed = [cells[0].strip("`") for cells in rows(section(page(FILES), "segments.parquet"))]
+    assert listed == pq.read_schema(run / "institutions" / "part-1" / "segments.parquet").names
+
+
+def test_the_tables_of_a_node_are_explained(run: Path) -> None:
+    listed = {cells[0].strip("`") for cells in rows(section(page(FILES), "node.sqlite"))}
+    database = run / "institutions" / "part-1" / "node.sqlite"
+    with closing(sqlite3.connect(database)) as connection:
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        assert listed == {name for (name,) in found}
+
+
+@pytest.mark.parametrize("title", [title for _, title, _ in SECTIONS])
+def test_the_reviewer_guide_explains_every_section_of_the_report(title: str) -> None:
+    assert section(page("reviewer-guide.md"), title).strip()
+
+
+def test_the_reviewer_guide_explains_every_phase() -> None:
+    listed = [cells[0] for cells in rows(section(page("reviewer-guide.md"), "Releases"))]
+    assert listed == [phase.name for phase in phases(demo_plan(load_bank_world_contract()))]
+
+
+def test_the_operator_guide_explains_every_way_in_which_a_line_is_not_used() -> None:
+    listed = {(cells[0], cells[1]) for cells in rows(section(page("operator-guide.md"), "What makes a line unused"))}
+    assert listed == {(problem.role, problem.kind) for problem in LINE_PROBLEMS}
+
+
+def test_the_researcher_guide_names_every_public_data_set() -> None:
+    listed = [cells[0].strip("`") for cells in rows(section(page("researcher-guide.md"), "Public data sets"))]
+    assert listed == list(data_sets())
+
+
+def test_the_researcher_guide_names_every_benchmark() -> None:
+    listed = re.findall(r"TARGET=(\w+)` \|", section(page("researcher-guide.md"), "Benchmarks"))
+    known = re.search(r"TARGET=([a-z_|]+)\"", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert known
+    assert listed == known[1].split("|")
+
+
+def terms() -> list[str]:
+    return re.findall(r"^\*\*(.+?)\*\*", page("glossary.md"), re.MULTILINE)
+
+
+def test_the_glossary_is_sorted_and_holds_every_word_of_the_report_and_every_derived_feature() -> None:
+    listed = [term.lower() for term in terms()]
+    assert listed == sorted(listed)
+    report = render_report(load_summary(DOCS / "sample-report" / "summary.json"))
+    explained = re.search(r'<section id="glossary".*?</section>', report, re.DOTALL)
+    assert explained
+    wanted = {term.lower() for term in re.findall(r"<dt[^>]*>(.*?)</dt>", explained[0])}
+    wanted |= {derive.replace("_", " ") for derive in get_args(Derive)}
+    assert wanted <= set(listed)
+
+
+def test_the_sample_report_is_of_this_version_and_drawn_from_its_summary() -> None:
+    folder = DOCS / "sample-report"
+    summary, shown = load_summary(folder / "summary.json"), (folder / "report.html").read_text(encoding="utf-8")
+    assert summary.dataset.note.startswith("synthetic")
+    assert load_bundle(folder / "bundle.json") == summary.bundle
+    assert summary.bundle.digest in shown
+    assert heads(shown) == heads(render_report(summary)), "write it anew: see docs/README.md"
+
+
+def heads(report: str) -> list[str]:
+    """Titles of sections, and heads of tables: what a reader would miss first."""
+    return re.findall(r"<(?:h1|h2|caption|th)\b[^>]*>(.*?)</(?:h1|h2|caption|th)>", report, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "secure sum",
+        "consent store",
+        "rule packs",
+        "tamper-evident log",
+        "fairness audits",
+        "review and signatures",
+        "lookalike",
+        "superlink and supernodes",
+        "postgresql",
+    ],
+)
+def test_what_is_not_built_is_said_to_be_not_built(missing: str) -> None:
+    assert missing in section(page("known-limitations.md"), "Not built").lower()
