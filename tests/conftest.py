@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from cohortium.client.node import Node, NodeIdentity, create_node, open_node
 from cohortium.models.programme import Ask, NoisySum
 from cohortium.models.segmentation import question_terms
 from cohortium.privacy.query import SCALE, bounded_total
@@ -191,6 +192,24 @@ def make_people() -> Callable[..., CustomerTable]:
         return CustomerTable(COLUMNS, customers(count, seed), np.arange(count))
 
     return make
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, small_contract: Contract) -> Iterator[Callable[..., Node]]:
+    """An institution on a table of its own, which approved the given plans."""
+    opened: list[Node] = []
+
+    def make(name: str, people: CustomerTable, *plans: Plan, bits: Any = None, epsilon: float = 3.0) -> Node:
+        folder = tmp_path / "nodes" / name
+        create_node(folder, NodeIdentity(institution=name, lifetime_epsilon=epsilon), small_contract)
+        opened.append(open_node(folder, people, bits))
+        for plan in plans:
+            opened[-1].store.approve(plan, small_contract)
+        return opened[-1]
+
+    yield make
+    for node in opened:
+        node.close()
 
 
 @pytest.fixture
