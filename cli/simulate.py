@@ -26,7 +26,8 @@ def simulate_command(
     data: Annotated[
         list[str],
         typer.Option(
-            help="A public set (`cohortium data list`), `bank-world`, or your tables: a path, or TABLE=PATH for each.",
+            help="A public set (`cohortium data list`), `bank-world`, or your tables: a path, or TABLE=PATH for each; "
+            "repeat it for several tables.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; a new one, unless --resume.")],
@@ -45,7 +46,9 @@ def simulate_command(
         Path | None,
         typer.Option(help="Folder of the institutions' ledgers and tables, for several plans on the same customers."),
     ] = None,
-    lifetime_epsilon: Annotated[float, typer.Option(help="Every institution's lifetime budget.")] = MAX_EPSILON,
+    lifetime_epsilon: Annotated[
+        float, typer.Option(help="Every institution's lifetime budget, above 0 and up to 50.")
+    ] = MAX_EPSILON,
     engine: Annotated[
         str, typer.Option(help="in-process, or ray (needs `pip install 'cohortium[ray]'`).")
     ] = "in-process",
