@@ -99,7 +99,7 @@ def print_summary(summary: RunSummary, out: Path, *, as_json: bool) -> None:
     typer.echo("")
     typer.echo(f"{len(bundle.segments)} segments, learnt by {bundle.institutions} institutions")
     for segment in bundle.segments:
-        size = "suppressed" if segment.size is None else f"{size_band(segment.size)} customers"
+        size = "suppressed" if segment.size is None else f"{size_band(segment.size, segment.size_std)} customers"
         typer.echo(f"  {segment.id:>2}  {segment.name:<44} {size}")
     most = max((i.epsilon for i in summary.institutions if i.epsilon is not None), default=0.0)
     typer.echo(

@@ -34,7 +34,20 @@ from cohortium.study.errors import BudgetError, DataError, OutputError, RefusedE
 from cohortium.study.plan import MAX_EPSILON, Plan
 from cohortium.study.question import QuestionHeader
 
-__all__ = ["Everybody", "Node", "NodeIdentity", "PlanGate", "create_node", "open_node", "read_contract"]
+__all__ = [
+    "MAX_LIFETIME_EPSILON",
+    "Everybody",
+    "Node",
+    "NodeIdentity",
+    "PlanGate",
+    "create_node",
+    "open_node",
+    "read_contract",
+]
+
+
+MAX_LIFETIME_EPSILON = 50.0
+"""Beyond it a lifetime budget promises nothing."""
 
 
 class NodeIdentity(BaseModel):
@@ -49,7 +62,7 @@ class NodeIdentity(BaseModel):
 
     format: Literal["cohortium.node/1"] = "cohortium.node/1"
     institution: Annotated[str, Field(min_length=1, max_length=128)]
-    lifetime_epsilon: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)] = MAX_EPSILON
+    lifetime_epsilon: Annotated[float, Field(gt=0, le=MAX_LIFETIME_EPSILON, allow_inf_nan=False)] = MAX_EPSILON
     lifetime_delta: Annotated[float, Field(gt=0, le=1e-4)] = 1e-6
 
 
@@ -109,12 +122,22 @@ class Node:
         self.check_terms(plan)
         return plan
 
-    def check_terms(self, plan: Plan) -> None:
+    def check_terms(self, plan: Plan, run: str | None = None) -> None:
         """Whether a plan, approved or not, could be answered to its end now.
 
+        Args:
+            plan: which.
+            run: the run that is to be answered, when it is known: what another run spent of the plan is then missing.
+
         Raises:
-            RefusedError, BudgetError: as `accept`.
+            RefusedError, BudgetError: as `accept`; BudgetError also when another run has begun on the plan's budget.
         """
+        if run is not None and any(c.slot.plan == plan.digest and c.slot.run != run for c in self.ledger.charges()):
+            raise BudgetError(
+                "another run has begun on this plan's budget",
+                place=self.identity.institution,
+                fix="resume that run, or agree on a new plan",
+            )
         if _utc_today() > plan.expires:
             raise RefusedError("the plan has expired", place=self.identity.institution, fix="agree on a new one")
         still_to_ask = budget_for(plan.epsilon, plan.delta).mu2 - self.ledger.spent(plan.digest).mu2

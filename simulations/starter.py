@@ -15,6 +15,7 @@ from cohortium.study.plan import Plan, parse_plan
 
 __all__ = ["demo_plan", "write_starter"]
 
+
 def demo_plan(contract: Contract) -> Plan:
     """The demo's plan for a contract."""
     document = tomllib.loads(_packaged("demo.plan.toml"))

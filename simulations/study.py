@@ -28,7 +28,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cohortium.client.app import make_client_app
-from cohortium.client.node import Node, NodeIdentity, create_node, open_node
+from cohortium.client.node import MAX_LIFETIME_EPSILON, Node, NodeIdentity, create_node, open_node
 from cohortium.client.onboarding import OnboardingReport, Source, load_customer_table, load_report, onboard
 from cohortium.client.scoring import score_customers, write_segments
 from cohortium.governance.report import (
@@ -101,10 +101,11 @@ class _RunFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_id: Literal["cohortium.run/1"] = "cohortium.run/1"
+    schema_id: Annotated[Literal["cohortium.run/1"], Field(alias="schema")] = "cohortium.run/1"
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     plan: str
     dataset: str
+    split: str
     started: datetime
 
 
@@ -138,7 +139,7 @@ def simulate(order: SimulationOrder, say: Say) -> RunSummary:
         PlanError, DataError, BudgetError, RefusedError: before anything is charged where possible; each says where.
     """
     clock = _Clock(say)
-    check_feasible(order.plan, order.contract)
+    _check_order(order)
     with ExitStack() as stack:
         with _claimed(order) as run:
             _write_json(order.out / "plan.json", order.plan.to_json())
@@ -148,7 +149,7 @@ def simulate(order: SimulationOrder, say: Say) -> RunSummary:
             charter = order.charter or _charter_of(order.plan, folders)
             _check_charter(charter, order.plan, folders)
             _write_json(order.out / "charter.json", charter.to_json())
-            nodes = _open_nodes(order, folders, stack)
+            nodes = _open_nodes(order, run, folders, stack)
         with clock.stage("federated study"):
             bundle = _run_study(order, run, nodes, say)
         _write_bytes(order.out / "bundle.json", bundle.to_bytes())
@@ -207,8 +208,14 @@ def _begin(order: SimulationOrder) -> _RunFile:
         order.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(error.strerror or "cannot be made", place=str(order.out), fix="choose another") from error
-    file = _RunFile(run=uuid4().hex, plan=order.plan.digest, dataset=order.data.facts.name, started=datetime.now(UTC))
-    _write_json(order.out / _RUN_FILE, file.model_dump(mode="json"))
+    file = _RunFile(
+        run=uuid4().hex,
+        plan=order.plan.digest,
+        dataset=order.data.facts.name,
+        split=order.data.split,
+        started=datetime.now(UTC),
+    )
+    _write_json(order.out / _RUN_FILE, file.model_dump(mode="json", by_alias=True))
     return file
 
 
@@ -229,6 +236,8 @@ def _resumable(order: SimulationOrder, path: Path) -> _RunFile:
         )
     if file.dataset != order.data.facts.name:
         raise OutputError(f"is a run on '{file.dataset}'", place=str(path), fix="give the same --data")
+    if file.split != order.data.split:
+        raise OutputError(f"is a run by {file.split}", place=str(path), fix="give the same --institutions")
     return file
 
 
@@ -285,7 +294,22 @@ def _check_charter(charter: Charter, plan: Plan, folders: Mapping[str, Path]) ->
         )
 
 
-def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: ExitStack) -> dict[str, Node]:
+def _check_order(order: SimulationOrder) -> None:
+    """What can be refused before any table is read."""
+    check_feasible(order.plan, order.contract)
+    if not (0 < order.lifetime_epsilon <= MAX_LIFETIME_EPSILON and 0 < order.lifetime_delta <= 1e-4):
+        raise PlanError(
+            f"a lifetime budget of epsilon {order.lifetime_epsilon:g} is out of range",
+            place="lifetime epsilon",
+            fix=f"give one above 0 and at most {MAX_LIFETIME_EPSILON:g}",
+        )
+    if order.charter is not None:
+        order.charter.check_plan(order.plan)
+
+
+def _open_nodes(
+    order: SimulationOrder, run: _RunFile, folders: Mapping[str, Path], stack: ExitStack
+) -> dict[str, Node]:
     """Every institution's node; the run's plan is approved on behalf of the simulated institutions."""
     nodes = {}
     for name, folder in folders.items():
@@ -297,7 +321,8 @@ def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: Exit
         stack.callback(node.close)
         nodes[name] = node
     for node in nodes.values():
-        node.check_terms(order.plan)  # all of them before any approval: a refused plan leaves no trace
+        # all of them before any approval: a refused plan leaves no trace
+        node.check_terms(order.plan, run.run)
     for node in nodes.values():
         node.store.approve(order.plan, order.contract)
     return nodes
