@@ -49,9 +49,7 @@ def simulate_command(
     lifetime_epsilon: Annotated[
         float, typer.Option(help="Every institution's lifetime budget, above 0 and up to 50.")
     ] = MAX_EPSILON,
-    engine: Annotated[
-        str, typer.Option(help="in-process, or ray (needs `pip install 'cohortium[ray]'`).")
-    ] = "in-process",
+    engine: Annotated[str, typer.Option(help="in-process, or ray, which needs the extra of that name.")] = "in-process",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that OUT holds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
