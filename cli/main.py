@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from cohortium.cli import data, demo, doctor, init, simulate
 from cohortium.study.errors import CohortiumError, Defect
@@ -16,8 +18,21 @@ __all__ = ["app", "main"]
 
 MISTAKE, DEFECT, STOPPED = 2, 70, 130
 
+
+class _Stoppable(TyperGroup):
+    """Says that it was stopped; typer alone would keep a stop from the keyboard to itself."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(STOPPED) from None
+
+
 app = typer.Typer(
     name="cohortium",
+    cls=_Stoppable,
     help="Federated customer segmentation under customer-level differential privacy.\n\n"
     "Begin with `cohortium demo`, then `cohortium init` for your own data.",
     no_args_is_help=True,
@@ -58,6 +73,3 @@ def main() -> None:
     except Defect as error:
         errors.print(f"bug: {error} — please report it; nothing that was charged is lost")
         sys.exit(DEFECT)
-    except KeyboardInterrupt:
-        errors.print("stopped")
-        sys.exit(STOPPED)
