@@ -236,8 +236,10 @@ class TestSimulate:
         self, cohortium: Callable[..., Outcome], home: Path
     ) -> None:
         words = [word for word in simulate_words(home) if word != "--quiet"]
+        before = contents(home)
         outcome = cohortium(*words, "--json")
         assert outcome.code == 0
+        assert {name: data for name, data in contents(home).items() if not name.startswith("out")} == before
         assert json.loads(outcome.out)["bundle"]["institutions"] == 3
         assert outcome.out.encode() == (home / "out" / "summary.json").read_bytes()
         assert "onboarding" in outcome.err
