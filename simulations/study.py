@@ -59,7 +59,7 @@ __all__ = ["Engine", "SimulationOrder", "simulate"]
 Engine = Literal["in-process", "ray"]
 Say = Callable[[str], None]
 
-_RUN_FILE, _WORK = "run.json", ".work"
+_RUN_FILE, _WORK, _PARTIAL = "run.json", ".work", ".partial"
 _LISTING_SCHEMA = "cohortium.institutions/1"
 
 
@@ -202,7 +202,8 @@ def _begin(order: SimulationOrder) -> _RunFile:
     """Claim the folder for a new run."""
     if order.resume:
         raise OutputError("holds no run to resume", place=str(order.out), fix="leave out --resume")
-    if order.out.is_dir() and any(order.out.iterdir()):
+    begun = {f"{_RUN_FILE}{_PARTIAL}"}  # a process killed while it claimed the folder did nothing else in it
+    if order.out.is_dir() and {path.name for path in order.out.iterdir()} - begun:
         raise OutputError("is not empty", place=str(order.out), fix="choose a new folder")
     try:
         order.out.mkdir(parents=True, exist_ok=True)
@@ -378,7 +379,7 @@ def _write_json(path: Path, document: Any) -> None:
 
 def _write_bytes(path: Path, data: bytes) -> None:
     """Whole or not at all."""
-    staged = path.with_name(path.name + ".partial")
+    staged = path.with_name(path.name + _PARTIAL)
     try:
         staged.write_bytes(data)
         os.replace(staged, path)
