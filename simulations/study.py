@@ -255,16 +255,25 @@ def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
     shutil.rmtree(work, ignore_errors=True)
     try:
         tables = order.data.tables(order.contract, work)
+        if not tables:
+            raise DataError("the data has no lines", place=order.data.facts.name, fix="give tables with customers")
         folders = {}
         for name, sources in tables.items():
             folders[name] = order.state_folder / name
-            folders[name].mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_folder(folders[name])
             report = _onboard_one(order.contract, name, sources, folders[name])
             say(f"  {name}: {_lines(report):,} lines of {report.people:,} customers")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _write_json(listing, {"schema": _LISTING_SCHEMA, "institutions": list(folders)})
     return folders
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutputError(error.strerror or "cannot be made", place=str(folder), fix="choose another") from error
 
 
 def _onboard_one(contract: Contract, name: str, sources: Mapping[str, Source], folder: Path) -> OnboardingReport:
