@@ -288,6 +288,10 @@ def drop_data(home: Path) -> None:
     (home / "sales.csv").unlink()
 
 
+def no_lines(home: Path) -> None:
+    write_csv(home / "sales.csv", [])
+
+
 def foreign_out(home: Path) -> None:
     (home / "out").mkdir()
     (home / "out" / "thesis.txt").write_text("mine", encoding="utf-8")
@@ -316,6 +320,7 @@ MISTAKES = {
     "contract: unit": (contract_edit('"EUR"', '"Euro"'), {}, ["contract.toml", "currency", "EUR"]),
     "contract: money has its unit": (contract_edit("high = 20_000", 'high = 20_000\nunit = "USD"'), {}, ["monetary"]),
     "data: no file": (drop_data, {}, ["sales.csv"]),
+    "data: no lines": (no_lines, {}, ["no lines"]),
     "data: no such set": (nothing, {"data": "ta-fang"}, ["--data", "ta-feng"]),
     "data: no such table": (nothing, {"data": "sale=x.csv"}, []),
     "data: too many bad cells": (spoil(3, "nan", 0.1), {}, ["amount"]),
@@ -364,6 +369,12 @@ class TestMistakes:
         write_charter(home / "charter.toml", epsilon, members)
         before = contents(home.parent)
         assert_mistake(cohortium(*simulate_words(home, charter=home / "charter.toml")), *said)
+        assert contents(home.parent) == before
+
+    @pytest.mark.parametrize("option", ["out", "state"])
+    def test_a_file_is_no_folder(self, cohortium: Callable[..., Outcome], home: Path, option: str) -> None:
+        before = contents(home.parent)
+        assert_mistake(cohortium(*simulate_words(home, **{option: home / "sales.csv"})), "sales.csv")
         assert contents(home.parent) == before
 
     def test_resume_without_a_run(self, cohortium: Callable[..., Outcome], home: Path) -> None:
