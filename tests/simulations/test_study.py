@@ -7,20 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
 from cohortium.client.node import NodeIdentity, create_node, open_node
 from cohortium.client.onboarding import load_customer_table, parse_source
-from cohortium.governance.report import RunSummary
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.ledger import Ledger, open_store
-from cohortium.simulations.bank_world import load_bank_world_contract
 from cohortium.simulations.sources import BankWorldData, own_data
-from cohortium.simulations.starter import demo_plan
 from cohortium.simulations.study import SimulationOrder, simulate
-from cohortium.study.bundle import load_bundle
 from cohortium.study.charter import Charter
 from cohortium.study.errors import BudgetError, CohortiumError, DataError, OutputError, PlanError, RefusedError
 from cohortium.study.plan import load_plan
@@ -71,55 +66,6 @@ def spent(folder: Path, name: str) -> Spend:
         return ledger.spent()
     finally:
         ledger.close()
-
-
-# --- end to end ------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_leaves_everything_it_says(order: Order) -> None:
-    said: list[str] = []
-    made = order()
-    summary = simulate(made, said.append)
-    assert {path.name for path in made.out.iterdir()} == {
-        *("run.json", "plan.json", "contract.json", "charter.json", "institutions.json", "institutions"),
-        *("bundle.json", "summary.json", "report.html"),
-    }
-    bundle = load_bundle(made.out / "bundle.json")
-    assert summary.bundle == bundle
-    assert RunSummary.model_validate_json((made.out / "summary.json").read_bytes()) == summary
-    assert bundle.plan == made.plan
-    assert [facts.name for facts in summary.institutions] == list(REGIONS)
-    assert sum(segment.size or 0 for segment in bundle.segments) == pytest.approx(900, abs=400)
-    for name in REGIONS:
-        table = pq.read_table(made.out / "institutions" / name / "segments.parquet")
-        assert table.num_rows == 300
-        assert table.schema.metadata[b"bundle"].decode() == bundle.digest
-        total = Spend(sum(r.mu2 for r in bundle.releases), sum(r.tv for r in bundle.releases))
-        assert spent(made.out / "institutions", name) == total
-        assert total.fits(budget_for(1.0, 1e-6))
-    text = "\n".join(said)
-    for stage in ("onboarding", "north", "marginals 1: 3 institutions answered", "scoring", "comparison"):
-        assert stage in text
-    assert not list(made.out.glob("*.partial"))
-    assert summary.comparison is not None
-    assert summary.comparison.federated_ratio < 3.0
-
-
-@pytest.mark.slow
-def test_the_bank_world_end_to_end(tmp_path: Path) -> None:
-    contract = load_bank_world_contract()
-    made = SimulationOrder(demo_plan(contract), contract, BankWorldData(3, seed=1), tmp_path / "out")
-    summary = simulate(made, silent)
-    assert len(summary.institutions) == 3
-    assert summary.bundle.rfm is not None
-    assert 5 <= len(summary.bundle.segments) <= 8
-    assert summary.comparison is not None
-    assert summary.comparison.federated_ratio < 1.1
-    names = json.loads((made.out / "institutions.json").read_text())["institutions"]
-    people = [load_customer_table(made.state_folder / name / "customers", contract) for name in names]
-    total = sum(len(table) for table in people)
-    assert summary.bundle.customers == pytest.approx(total, rel=0.05)
-    assert all(0 < facts.epsilon <= 2.0 for facts in summary.institutions if facts.epsilon is not None)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -183,19 +129,6 @@ def test_a_stopped_run_is_resumed_to_its_end_at_the_price_of_one(where: str, ord
     total = Spend(sum(r.mu2 for r in summary.bundle.releases), sum(r.tv for r in summary.bundle.releases))
     assert len(summary.bundle.releases) == 9
     assert {spent(order().state_folder, name) for name in REGIONS} == {total}
-
-
-def test_resuming_a_finished_run_changes_no_result_and_charges_nothing(order: Order) -> None:
-    simulate(order(), silent)
-    folder = order().state_folder
-    before, ledgers = contents(order().out), [spent(folder, name) for name in REGIONS]
-    simulate(order(resume=True), silent)
-    after = contents(order().out)
-    assert after["bundle.json"] == before["bundle.json"]
-    assert [spent(folder, name) for name in REGIONS] == ledgers
-    changed = {name for name in after if after[name] != before.get(name) and not name.endswith(".sqlite")}
-    assert changed <= {"summary.json", "report.html"}  # they say how long it took
-    assert set(after) == set(before)
 
 
 def test_a_run_stopped_between_question_and_answer_of_one_institution_pays_once(
@@ -299,16 +232,6 @@ def test_an_institution_without_usable_customers_is_named(order: Order, study_fo
 
 
 # --- ledgers for life ------------------------------------------------------------------------------------------------
-
-
-def test_a_second_plan_adds_up_on_the_same_ledgers(order: Order, study_folder: Path) -> None:
-    state = study_folder / "state"
-    first = simulate(order("one", state=state), silent)
-    second = simulate(order("two", state=state, plan_lines={'name = "small"': 'name = "second"'}), silent)
-    total = sum(r.mu2 for s in (first, second) for r in s.bundle.releases)
-    assert {spent(state, name).mu2 for name in REGIONS} == {total}
-    lifetime = {facts.lifetime_epsilon for facts in second.institutions}
-    assert all(value is not None and value > 1.2 for value in lifetime)
 
 
 def test_a_plan_above_what_is_left_is_refused_and_leaves_every_byte(order: Order, study_folder: Path) -> None:
