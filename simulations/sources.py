@@ -175,7 +175,7 @@ def is_public(text: str) -> bool:
 
 def split_rule(text: str, contract: Contract) -> ByColumn | ByHash:
     """A number of parts, `COLUMN` of the only table, or `TABLE.COLUMN`."""
-    if text.isdigit():
+    if text.isdecimal():
         return ByHash(_number(text))
     tables = [table.name for table in contract.tables]
     table, dot, column = text.partition(".")
@@ -191,6 +191,6 @@ def split_rule(text: str, contract: Contract) -> ByColumn | ByHash:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
         raise DataError("must be a number from 1 to 1000", place="--institutions", fix="give a number such as 8")
     return int(text)
