@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from cohortium.study.document import Agreed, Document
 from cohortium.study.errors import DataError
@@ -171,5 +171,5 @@ def load_bundle(path: Path) -> Bundle:
         return Bundle.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
         raise DataError("cannot be read", place=str(path), fix="check the path") from error
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("is not a bundle of this version", place=str(path), fix="export it again") from error

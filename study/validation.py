@@ -13,13 +13,15 @@ from pydantic_core import ErrorDetails
 
 __all__ = ["first_problem", "first_repeat", "suggestion"]
 
+_MOST_CHARACTERS = 64
+
 
 def first_problem(
     error: ValidationError, raw: Mapping[str, Any], root: type[BaseModel], forms: Mapping[str, str]
 ) -> tuple[str, str, str]:
     """The first thing wrong in a document: place inside it, message, fix; further problems are only counted.
 
-    Misspelt keys come last, so that the field they stand for, when missing, is named first with its nearest key.
+    Unknown keys come first: a field that is missing is most often one that was misspelt, and the fix names it.
 
     Args:
         error: what pydantic found.
@@ -55,7 +57,7 @@ def _explained(problem: ErrorDetails, root: type[BaseModel], forms: Mapping[str,
     kind, loc = problem["type"], problem["loc"]
     field = str(loc[-1]) if loc else ""
     if kind == "extra_forbidden":
-        return f"unknown key '{field}'", suggestion(field, _fields_at(root, loc))
+        return f"unknown key '{_line(field)}'", suggestion(field, _fields_at(root, loc))
     if kind == "missing":
         return f"'{field}' is missing", f"add {field} = …"
     if field == "schema":
@@ -63,10 +65,10 @@ def _explained(problem: ErrorDetails, root: type[BaseModel], forms: Mapping[str,
         return "unknown schema", f'set schema = "{"".join(expected)}", or install the version that reads this one'
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return f"'{problem['input']}' is not a {field}", suggestion(str(problem["input"]), choices)
+        return f"'{_line(problem['input'])}' is not a {field}", suggestion(str(problem["input"]), choices)
     if kind == "string_pattern_mismatch":
         form = forms.get(problem["ctx"]["pattern"], "shorten it")
-        return f"'{problem['input']}' is not of the right form", form
+        return f"'{_line(problem['input'])}' is not of the right form", form
     message, _, fix = problem["msg"].removeprefix("Value error, ").partition("; ")
     return message[:1].lower() + message[1:], fix or "correct the value"
 
@@ -92,6 +94,12 @@ def _spot(loc: tuple[int | str, ...], raw: Mapping[str, Any]) -> str:
     if len(loc) > 1 and isinstance(loc[1], int) and isinstance(raw.get(str(loc[0])), list):
         item = raw[str(loc[0])][loc[1]]
         name = item.get("name") if isinstance(item, dict) else None
-        head = f"{str(loc[0]).removesuffix('s')} " + (f"'{name}'" if isinstance(name, str) else f"number {loc[1] + 1}")
-        return ", ".join([head, *map(str, loc[2:])])
-    return ".".join(str(part) for part in loc if not str(part).startswith(("constrained-", "tuple[")))
+        named = f"'{_line(name)}'" if isinstance(name, str) else f"number {loc[1] + 1}"
+        return ", ".join([f"{str(loc[0]).removesuffix('s')} {named}", *map(_line, loc[2:])])
+    return ".".join(_line(part) for part in loc if not str(part).startswith(("constrained-", "tuple[")))
+
+
+def _line(value: object) -> str:
+    """What a document holds, as part of one line: without line breaks, and not at length."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "…"
