@@ -1,0 +1,112 @@
+"""Charters: who takes part, and thresholds that no plan may undercut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cohortium.study.charter import Charter, load_charter, parse_charter
+from cohortium.study.errors import PlanError
+from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
+
+CHARTER = """
+schema = "cohortium.charter/1"
+name = "three banks"
+max_epsilon = 2.0
+min_cell = 80
+
+[[institutions]]
+name = "north"
+region = "EU"
+group = "holding"
+
+[[institutions]]
+name = "south"
+region = "EU"
+identity = "{key}"
+""".format(key="ab" * 32)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    members = [{"name": "north", "region": "EU"}, {"name": "south", "region": "EU"}]
+    whole = {"schema": "cohortium.charter/1", "name": "banks", "institutions": members, **changes}
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def test_a_charter_is_read_from_toml(tmp_path: Path) -> None:
+    path = tmp_path / "charter.toml"
+    path.write_text(CHARTER)
+    charter = load_charter(path)
+    assert [member.name for member in charter.institutions] == ["north", "south"]
+    assert (charter.institutions[0].group, charter.institutions[1].identity) == ("holding", "ab" * 32)
+    assert (charter.max_epsilon, charter.min_cell) == (2.0, 80)
+    assert parse_charter(json.loads(charter.to_bytes())) == charter
+    assert parse_charter(json.loads(charter.to_bytes())).digest == charter.digest
+
+
+def test_the_house_limits_hold_without_being_written() -> None:
+    charter = parse_charter(document())
+    assert (charter.max_epsilon, charter.min_cell) == (MAX_EPSILON, MIN_CELL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"schema": "cohortium.charter/2"}, "schema"),
+        ({"name": None}, "name"),
+        ({"name": " banks"}, "name"),
+        ({"institutions": []}, "institutions"),
+        ({"institutions": None}, "institutions"),
+        ({"institutions": [{"name": "a", "region": "EU"}] * 2}, ""),
+        ({"institutions": [{"name": "a"}]}, "institution 'a', region"),
+        ({"institutions": [{"name": "a\n", "region": "EU"}]}, "institution"),
+        ({"institutions": [{"name": "a", "region": "EU", "identity": "AB" * 32}]}, "institution 'a', identity"),
+        ({"institutions": [{"name": "a", "region": "EU", "identity": "ab"}]}, "institution 'a', identity"),
+        ({"institutions": [{"name": "a", "region": "EU", "key": "ab"}]}, "institution 'a', key"),
+        ({"institutions": ["a"]}, "institution number 1"),
+        ({"max_epsilon": MAX_EPSILON + 0.1}, "max_epsilon"),
+        ({"max_epsilon": 0.0}, "max_epsilon"),
+        ({"min_cell": MIN_CELL - 1}, "min_cell"),
+        ({"quorum": 2}, "quorum"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line_with_place_and_fix(changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_charter(document(**changes), place="c.toml")
+    assert str(caught.value.place).startswith(f"c.toml: {where}" if where else "c.toml")
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["name = ", "\xff", "institutions = 7"])
+def test_a_file_that_is_no_charter_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "charter.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(PlanError, match=r"charter\.toml"):
+        load_charter(path)
+    with pytest.raises(PlanError, match=r"nowhere\.toml"):
+        load_charter(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("plan_changes", "where"),
+    [
+        ({"epsilon": 2.1}, "plan: epsilon"),
+        ({"min_cell": 79}, "plan: min_cell"),
+        ({"min_institutions": 3}, "plan: min_institutions"),
+    ],
+    ids=str,
+)
+def test_no_plan_undercuts_it(plan_changes: dict[str, Any], where: str, make_plan: Callable[..., Plan]) -> None:
+    charter = Charter.model_validate(document(max_epsilon=2.0, min_cell=80))
+    limits = {"epsilon": 2.0, "min_cell": 80, "min_institutions": 2}
+    charter.check_plan(make_plan(**limits))
+    with pytest.raises(PlanError) as caught:
+        charter.check_plan(make_plan(**{**limits, **plan_changes}))
+    assert caught.value.place == where
+    assert caught.value.fix
