@@ -8,7 +8,7 @@ number of customers is not assumed known, every release is charged. Beside it di
 live in an environment of its own, `.venv-diffprivlib`, which is made.
 
 Targets at epsilon 1, delta 1e-6, medians over 20 seeds of one institution: mix8 1.001 (worst seed 1.02), mix8n10k 1.01,
-adult6 1.03, journey8 1.10. Exits with 1 when one is missed.
+adult6 1.03, journey8 1.10. bank4 and credit6 have none: no constant was tuned on them. Exits with 1 when one is missed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def peer_python() -> Path:
 
 def missed(row: Row) -> bool:
     """Whether a row that a target speaks of misses it."""
-    if row.method != "cohortium, 1 institution" or row.epsilon != 1.0:
+    if row.set not in TARGETS or row.method != "cohortium, 1 institution" or row.epsilon != 1.0:
         return False
     return row.median > TARGETS[row.set] or row.worst > WORST.get(row.set, np.inf)
 
