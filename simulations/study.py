@@ -246,11 +246,16 @@ def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
     """Every institution's state folder by name, with its customer table in it."""
     listing = order.out / "institutions.json"
     if listing.exists():
-        names = json.loads(listing.read_text(encoding="utf-8"))["institutions"]
-        folders = {name: order.state_folder / name for name in names}
-        if all((folder / "customers" / "onboarding.json").exists() for folder in folders.values()):
-            say("customer tables are there already")
-            return folders
+        folders = {name: order.state_folder / name for name in _listed(listing)}
+        for folder in folders.values():
+            if not (folder / "customers" / "onboarding.json").exists():
+                raise OutputError(
+                    "held this run's institution and is gone",
+                    place=str(folder),
+                    fix="put it back: its ledger is the only record of what was spent",
+                )
+        say("customer tables are there already")
+        return folders
     work = order.out / _WORK
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -274,6 +279,18 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise OutputError(error.strerror or "cannot be made", place=str(folder), fix="choose another") from error
+
+
+def _listed(listing: Path) -> list[str]:
+    """The names in `institutions.json`."""
+    try:
+        document = json.loads(listing.read_bytes())
+        names = document["institutions"]
+        if document["schema"] == _LISTING_SCHEMA and all(isinstance(name, str) for name in names):
+            return list(names)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise OutputError("is of another version", place=str(listing), fix="choose a new folder")
 
 
 def _onboard_one(contract: Contract, name: str, sources: Mapping[str, Source], folder: Path) -> OnboardingReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,26 @@ def test_a_run_of_another_version_is_not_resumed(order: Order) -> None:
     path.write_text(path.read_text().replace("cohortium.run/1", "cohortium.run/2"))
     with pytest.raises(OutputError, match="another version"):
         simulate(order(resume=True), silent)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"institutions": ["north"]}', '{"schema": "cohortium.institutions/2"}'])
+def test_a_list_of_institutions_that_cannot_be_read_is_named(text: str, order: Order) -> None:
+    with pytest.raises(Stopped):
+        simulate(order(), stopping_at("federated"))
+    (order().out / "institutions.json").write_text(text)
+    with pytest.raises(OutputError, match=r"institutions\.json: is of another version"):
+        simulate(order(resume=True), silent)
+
+
+def test_an_institution_whose_ledger_is_gone_does_not_begin_anew(order: Order) -> None:
+    """It would answer again, with fresh noise, what it has answered and been charged for already."""
+    with pytest.raises(Stopped):
+        simulate(order(), stopping_at("cells 1"))
+    shutil.rmtree(order().state_folder / "south")
+    with pytest.raises(OutputError, match="is gone") as caught:
+        simulate(order(resume=True), silent)
+    assert str(caught.value.place).endswith("south")
+    assert not (order().state_folder / "south").exists()
 
 
 # --- mistakes found before the first question ------------------------------------------------------------------------
