@@ -12,6 +12,10 @@ total variation 1 / (24 sigma^2) of the rounded one (proof in docs/privacy-guara
 adds up these distances over all coordinates released. A programme that spent (mu^2, tv) is (epsilon, delta)-DP with
 
     delta = Phi(-epsilon/mu + mu/2) - exp(epsilon) Phi(-epsilon/mu - mu/2) + (1 + exp(epsilon)) tv.
+
+Three accountants tell the same spend's epsilon. The closed form above is exact for a sum of Gaussians, and the ledger
+refuses on its currency. The privacy loss distribution discretises pessimistically, Renyi orders convert with a loss:
+closed form <= PLD <= RDP, each up to its own rounding.
 """
 
 from __future__ import annotations
@@ -19,12 +23,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from dp_accounting.dp_event import GaussianDpEvent
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.study.errors import CohortiumError
 
 __all__ = [
@@ -34,7 +41,10 @@ __all__ = [
     "budget_for",
     "delta_spent",
     "epsilon_by_pld",
+    "epsilon_by_rdp",
     "epsilon_spent",
+    "if_more_collude",
+    "person_at",
     "price",
     "sigma_for",
 ]
@@ -111,12 +121,57 @@ def sigma_for(bound_squared: int, allotment: int) -> int:
     return _ceil_sqrt(Fraction(bound_squared) / (allotment * MU2_UNIT))
 
 
-def price(bound_squared: int, sigma: int, width: int) -> Spend:
-    """What one release of `width` words with squared sensitivity `bound_squared` costs, rounded up."""
+def price(bound_squared: int, sigma: int, width: int, share: NoiseShare = ALONE) -> Spend:
+    """What one release of `width` words with squared sensitivity `bound_squared` costs, rounded up.
+
+    Args:
+        bound_squared: square of the most that one person at one institution moves the sum, in integer units.
+        sigma: standard deviation of the noise that protects the sum: the joint noise's when it is shared.
+        width: words released.
+        share: whose noise it is. Shared noise is a sum of discrete Gaussians, within one unit of total variation of a
+            discrete Gaussian (docs/privacy-guarantee.md, *Shared noise*); that unit is charged.
+    """
+    variance = sigma * sigma
     return Spend(
-        mu2=math.ceil(Fraction(bound_squared, sigma * sigma) / MU2_UNIT),
-        tv=math.ceil(Fraction(width, 24 * sigma * sigma) / TV_UNIT),
+        mu2=-(-(bound_squared * MU2_UNIT.denominator) // variance),
+        tv=-(-(width * TV_UNIT.denominator) // (24 * variance)) + share.is_shared,
     )
+
+
+def person_at(local: Spend, distributed: Spend, institutions: int) -> Spend:
+    """What the releases of one ledger cost a person whose data lie at several institutions that spend the same.
+
+    Independent releases under local noise add up: mu^2 of j institutions is j mu^2. In a sum under shared noise the
+    person moves the one sum by j bounds: mu is j mu, mu^2 is j^2 mu^2. Total variation is of the noise, and a shared
+    noise is drawn once.
+
+    Args:
+        local: what the ledger holds for releases under the institution's own noise.
+        distributed: what it holds for sums under shared noise.
+        institutions: j, at how many institutions the person's data lie.
+    """
+    if institutions < 1:
+        raise ValueError("a person is at one institution at least")
+    return Spend(
+        mu2=institutions * local.mu2 + institutions * institutions * distributed.mu2,
+        tv=institutions * local.tv + distributed.tv,
+    )
+
+
+def if_more_collude(spend: Spend, share: NoiseShare, colluders: int) -> Spend:
+    """What a spend under a share of noise comes to when `colluders` institutions tell their noise, rounded up.
+
+    With j > c colluders the sum keeps t - j of the t - c shares that the price counted on, and mu^2 grows by
+    (t - c) / (t - j). An institution's own share always stays with it: from j = t - 1 on the factor is t - c, which is
+    the price of a release under that share alone. The discreteness of less noise grows by the same factor.
+
+    Args:
+        spend: the sum of charges under this very share.
+        share: under which they were charged.
+        colluders: j, how many institutions collude, the curious one included; up to c nothing changes.
+    """
+    left = max(share.contributions - max(colluders, share.colluders), 1)
+    return Spend(mu2=-(-spend.mu2 * share.shares // left), tv=-(-spend.tv * share.shares // left))
 
 
 def epsilon_spent(spend: Spend, delta: float) -> float:
@@ -148,9 +203,21 @@ def epsilon_by_pld(spend: Spend, delta: float) -> float:
     An independent code path for reports. It is sound for programmes fixed in advance; the ledger never refuses on it.
     Of delta, one part in 1024 is kept for total variation; infinity when the spend needs more.
     """
+    return _epsilon_by(PLDAccountant(), spend, delta)
+
+
+def epsilon_by_rdp(spend: Spend, delta: float) -> float:
+    """The same epsilon by Renyi orders of `dp-accounting`: looser, and sound for adaptive programmes too.
+
+    Total variation is kept apart as in `epsilon_by_pld`.
+    """
+    return _epsilon_by(RdpAccountant(), spend, delta)
+
+
+def _epsilon_by(accountant: Any, spend: Spend, delta: float) -> float:
+    """One Gaussian event of the spend's whole mu^2, composed once."""
     epsilon = 0.0
     if spend.mu2 > 0:
-        accountant = PLDAccountant()
         accountant.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
         epsilon = float(accountant.get_epsilon(delta * (1 - _TV_SHARE)))
     slack = (1 + math.exp(min(epsilon, 700.0))) * float(spend.tv * TV_UNIT)
