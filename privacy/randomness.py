@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitSource", "OsBitSource", "fresh_key"]
+__all__ = ["BitSource", "OsBitSource", "fresh_below", "fresh_key"]
 
 
 class BitSource(Protocol):
@@ -35,3 +35,8 @@ class OsBitSource:
 def fresh_key() -> bytes:
     """32 bytes from the operating system's CSPRNG."""
     return secrets.token_bytes(32)
+
+
+def fresh_below(limit: int) -> int:
+    """A uniform integer in [0, limit) from the operating system's CSPRNG."""
+    return secrets.randbelow(limit)

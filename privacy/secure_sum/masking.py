@@ -1,0 +1,67 @@
+"""Masks: a stream cipher's output, added to or subtracted from uint64 words modulo 2**64.
+
+A mask key encrypts one stream and is used once. Keys come from X25519 (RFC 7748) or a random seed through HKDF-SHA256
+(RFC 5869), bound to the roster (and with it to federation, plan and run), the question, the round and the pair. Streams
+are ChaCha20 (RFC 8439) over zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from cohortium.study.canonical import canonical_bytes
+from cohortium.study.errors import RefusedError
+
+__all__ = ["add_mask", "agreed_secret", "derive_key", "pair_key", "self_key"]
+
+_CHUNK_WORDS = 2**13
+_ZEROS = bytes(8 * _CHUNK_WORDS)
+_NONCE = bytes(16)  # a key encrypts one stream
+
+
+def add_mask(total: NDArray[np.uint64], key: bytes, *, negative: bool = False) -> None:
+    """Add the key's mask to `total` in place, modulo 2**64, or subtract it.
+
+    Args:
+        total: uint64, C-contiguous, any number of words.
+        key: 32 bytes that have masked nothing else.
+        negative: subtract instead.
+    """
+    stream = Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
+    combine = np.subtract if negative else np.add
+    buffer = bytearray(8 * _CHUNK_WORDS)
+    words = np.frombuffer(buffer, dtype="<u8")
+    for start in range(0, len(total), _CHUNK_WORDS):
+        part = total[start : start + _CHUNK_WORDS]
+        stream.update_into(_ZEROS[: 8 * len(part)], buffer)
+        combine(part, words[: len(part)], out=part)
+
+
+def agreed_secret(private: X25519PrivateKey, public: bytes) -> bytes:
+    """The X25519 shared secret; `RefusedError` for a public key of low order, which would make it known to all."""
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise RefusedError("a public key that gives no secret") from None
+
+
+def derive_key(secret: bytes, roster: str, purpose: str, binding: dict[str, str | int]) -> bytes:
+    """32 bytes by HKDF-SHA256: salt is the roster's digest, info the purpose and everything the key is bound to."""
+    info = canonical_bytes({"purpose": purpose, **binding})
+    return HKDF(algorithm=SHA256(), length=32, salt=roster.encode(), info=info).derive(secret)
+
+
+def pair_key(secret: bytes, roster: str, question: str, number: int, first: int, second: int) -> bytes:
+    """The key of the mask that party `first` adds and party `second` subtracts, first < second."""
+    binding: dict[str, str | int] = {"question": question, "round": number, "first": first, "second": second}
+    return derive_key(secret, roster, "pair mask", binding)
+
+
+def self_key(seed: bytes, roster: str, question: str, number: int, party: int) -> bytes:
+    """The key of a party's own mask."""
+    return derive_key(seed, roster, "self mask", {"question": question, "round": number, "party": party})
