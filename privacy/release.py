@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
+from datetime import date
 from math import isqrt
 
 import numpy as np
@@ -93,13 +94,13 @@ class Door:
         stored = self._ledger.replay(slot, question.digest)
         if stored is None:
             total = bounded_total(query, self._consent.snapshot(self._people))
+            self._ledger.reserve(slot.plan, slot.run, terms.plan_budget, date.max)  # the gate keeps the plan's expiry
             charge = self._ledger.charge(
                 slot,
                 question.digest,
                 width=query.width,
                 bound_squared=query.bound_squared,
                 sigma=sigma,
-                plan_budget=terms.plan_budget,
             )
             if (charge.width, charge.bound_squared, charge.sigma) != (query.width, query.bound_squared, sigma):
                 raise Defect("the door: a charge that this version would have made differently")

@@ -119,7 +119,7 @@ def test_a_second_run_of_a_plan_finds_its_share_spent(
     node = make_node("north", make_people(), plan)
     node.door.release(question(plan))
     spent = node.ledger.spent()
-    with pytest.raises(BudgetError, match="plan's privacy budget is spent"):
+    with pytest.raises(BudgetError, match="another run has begun"):
         node.door.release(question(plan, run="1" * 32))
     assert node.ledger.spent() == spent
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def test_an_old_charge_of_another_price_is_not_used(ledger: Ledger) -> None:
     asked = question()
     header = asked.header
     place = Slot(header.plan, header.run, header.phase, header.step, header.attempt)
-    ledger.charge(place, asked.digest, width=QUERY.width, bound_squared=1, sigma=2**30, plan_budget=BUDGET)
+    ledger.reserve(place.plan, place.run, BUDGET, date.max)
+    ledger.charge(place, asked.digest, width=QUERY.width, bound_squared=1, sigma=2**30)
     with pytest.raises(Defect, match="differently"):
         make_door(ledger).release(asked)
 
