@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from cohortium.models.head import HeadGradientQuery
 from cohortium.models.marginals import MarginalsQuery
 from cohortium.models.moments import MomentQuery
 from cohortium.models.profiles import ProfileQuery
@@ -16,6 +17,7 @@ __all__ = ["QUERY_KINDS", "build_query"]
 
 QUERY_KINDS: Mapping[str, Callable[[QuerySpec], SumQuery]] = MappingProxyType(
     {
+        HeadGradientQuery.kind: HeadGradientQuery.from_spec,
         MarginalsQuery.kind: MarginalsQuery.from_spec,
         MomentQuery.kind: MomentQuery.from_spec,
         ProfileQuery.kind: ProfileQuery.from_spec,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cohortium.models.assignment import nearest_centre, on_grid
 from cohortium.models.catalogue import QUERY_KINDS, build_query
+from cohortium.models.head import HeadGradientQuery
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.models.moments import MomentQuery
 from cohortium.models.profiles import ProfileQuery, ProfileRange
@@ -82,9 +83,19 @@ def moments(draw: Any) -> MomentQuery:
     return MomentQuery(scaler, middle, radii, tuple(weights))
 
 
+@st.composite
+def heads(draw: Any) -> HeadGradientQuery:
+    whole = draw(scalers())
+    d = min(len(whole.features), 2)  # the third column says who is a seed
+    scaler = Scaler(COLUMNS[:d], whole.logs[:d], whole.lows[:d], whole.highs[:d])
+    weights = np.array(draw(st.lists(st.floats(-1024, 1024), min_size=d + 1, max_size=d + 1)))
+    return HeadGradientQuery(scaler, "c", weights, draw(st.floats(1e-6, 1.4)), draw(st.floats(2.0**-10, 1)))
+
+
 edges = st.lists(USUAL, min_size=4, max_size=4).map(lambda e: tuple(sorted(e)))
 
 PRODUCT: dict[str, Any] = {
+    "head-gradient": heads(),
     "marginals": st.tuples(axes("a"), axes("b"), axes("c")).map(MarginalsQuery),
     "moments": moments(),
     "profiles": scalers().flatmap(lambda s: st.builds(ProfileQuery, st.just(s), centres(len(s.features)), ranges())),
@@ -231,6 +242,7 @@ def test_more_or_fewer_parameters_are_refused(kind: str) -> None:
 _SCALER = Scaler(("a", "b"), np.array([False, True]), np.array([-1.0, 0.0]), np.array([1.0, 3.0]))
 _CENTRES = np.array([[0.0, 0.5], [-0.5, 0.1]])
 SPECS: dict[str, Any] = {
+    "head-gradient": HeadGradientQuery(_SCALER, "c", np.array([0.5, -1.0, 0.1]), 0.5, 0.25),
     "marginals": MarginalsQuery((Axis("a", 0, 10, True), Axis("b", 0, 1e4, log=True))),
     "moments": MomentQuery(_SCALER, _CENTRES, np.array([1.0, 2.0]), (0.5, 1.0, 0.25)),
     "profiles": ProfileQuery(_SCALER, _CENTRES, (ProfileRange("a", 0, 1), ProfileRange("c", 0, 9))),
