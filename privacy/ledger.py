@@ -668,8 +668,11 @@ def _same_question(earlier: Charge, question: str) -> Charge:
 def _charge(row: Any) -> Charge:
     try:
         bound_squared, sigma = int(row.bound_squared), int(row.sigma)
-    except ValueError as error:
-        raise DataError(f"entry {row.sequence}: altered", fix="put back the newest copy of the ledger") from error
+    except ValueError:
+        bound_squared, sigma = -1, 0
+    whole = all(isinstance(number, int) for number in (row.step, row.attempt, row.width, row.mu2, row.tv))
+    if not whole or bound_squared < 0 or sigma < 1 or row.width < 1:
+        raise DataError(f"entry {row.sequence}: altered", fix="put back the newest copy of the ledger")
     return Charge(
         sequence=row.sequence,
         charged_at=row.charged_at,
