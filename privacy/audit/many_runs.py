@@ -37,6 +37,9 @@ REPORTED_ERROR = 0.05
 """A reported bound may lie on the wrong side of the truth with this probability, each claim and side for itself."""
 
 
+_LEAST_DISTINCT = 0.99
+
+
 @dataclass(frozen=True)
 class Asked:
     """A question and what it may cost.
@@ -119,6 +122,7 @@ class ClaimFinding(BaseModel):
     epsilon_upper: float | None
     epsilon_lower_any_curve: float | None
     epsilon_alarm_any_curve: float | None
+    distinct_share: float
     flagged: bool
 
     @property
@@ -152,8 +156,12 @@ def audit_release(release: AuditedRelease, mechanism: Mechanism, runs: int, alar
 
     Formal guarantees: `mu_lower` lies above the mechanism's true mu with probability at most 0.05, whatever the
     mechanism is; the same holds for `epsilon_lower_any_curve` and its epsilon at delta. `epsilon_lower` is `mu_lower`
-    expressed at delta by the Gaussian curve (see `bounds`). A mechanism whose claim is true is flagged with probability
-    at most `alarm`.
+    expressed at delta by the Gaussian curve (see `bounds`). A mechanism of fresh noise at production scale whose claim
+    is true is flagged with probability at most `alarm`.
+
+    Scores that repeat in more than one run of a hundred are flagged as well: exact noise of such scales gives equal
+    scores in fewer than one run of a thousand, for up to ten million runs, so that it is noise that was used again, or
+    that was left out.
 
     Thresholds: for mu, equal likelihood, known before the first run, so that all runs count. For the epsilon of any
     curve, the best on the runs of even number, applied to those of odd number.
@@ -171,6 +179,7 @@ def audit_release(release: AuditedRelease, mechanism: Mechanism, runs: int, alar
     tv = float(spend.tv * TV_UNIT)
     claimed_mu, claimed = math.sqrt(spend.mu_squared), epsilon_spent(spend, delta)
     alarm_mu = mu_lower(right, guesses, alarm / 2, tv)
+    distinct = min(len(np.unique(scores)) for scores in (absent, present)) / runs
     learnt = best_threshold(absent[::2], present[::2], partial(_bound, absent[::2], present[::2], delta))
     tested = partial(epsilon_lower, absent[1::2], present[1::2], learnt, delta)
     measured = mu_of_share(right / guesses)
@@ -195,7 +204,8 @@ def audit_release(release: AuditedRelease, mechanism: Mechanism, runs: int, alar
         epsilon_upper=_or_none(epsilon_at(highest, delta)),
         epsilon_lower_any_curve=_or_none(tested(REPORTED_ERROR)),
         epsilon_alarm_any_curve=_or_none(tested(alarm / 2)),
-        flagged=alarm_mu > claimed_mu or tested(alarm / 2) > claimed,
+        distinct_share=distinct,
+        flagged=alarm_mu > claimed_mu or tested(alarm / 2) > claimed or distinct < _LEAST_DISTINCT,
     )
 
 
