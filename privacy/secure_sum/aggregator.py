@@ -170,10 +170,11 @@ class SumRound:
         return SumInput(run=self._aggregator.run.run, round=self._number, offers=offers).to_bytes()
 
     def take_vector(self, party: int, vector: NDArray[np.int64], note: bytes) -> None:
-        """Add a masked vector; a second one of a party is ignored, and one of a party that a fixed set calls dropped.
+        """Add a masked vector; a second one of a party is ignored, and one that comes after the survivors were fixed.
 
         Raises:
-            RefusedError: a party that was not asked, or a note that is not of this round, question and parties.
+            RefusedError: a party that was not asked, a note that is not of this round, question and parties, or another
+                width than the first vector's.
         """
         if party not in self._offers:
             raise RefusedError("a vector of a party that was not asked")
@@ -189,6 +190,8 @@ class SumRound:
         if party in self._notes or (self._fixed is not None and party in self._fixed.dropped):
             return
         words = vector.view(np.uint64)
+        if words.ndim != 1 or (self._sum is not None and words.shape != self._sum.shape):
+            raise RefusedError("a vector of another width")
         self._sum = words.copy() if self._sum is None else np.add(self._sum, words, out=self._sum)
         self._notes[party] = note.hex()
 
@@ -220,8 +223,9 @@ class SumRound:
                 dropped=tuple(party for party in self._offers if party not in self._notes),
                 notes=tuple(self._notes[party] for party in survivors),
             )
-            self._aggregator.keep_survivors(self._number, chosen.to_bytes())
-        self._chosen = chosen
+            if self._aggregator.keep_survivors(self._number, chosen.to_bytes()) != chosen.to_bytes():
+                raise SumFailed("another survivor set was fixed meanwhile")
+        self._chosen = self._fixed = chosen
         return chosen.to_bytes()
 
     @property
@@ -266,6 +270,12 @@ class SumRound:
         Raises:
             SumFailed: fewer than T parties opened shares, or what they opened is not what was committed to.
         """
+        try:
+            return self._unmasked()
+        except RefusedError as error:
+            raise SumFailed("what was opened belongs to no secret") from error
+
+    def _unmasked(self) -> NDArray[np.int64]:
         terms, chosen = self._aggregator.terms, self._survivor_set
         if len(self._opened) < terms.threshold:
             raise SumFailed(f"only {len(self._opened)} institutions opened shares", fix="bring the others back")

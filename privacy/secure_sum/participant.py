@@ -40,7 +40,7 @@ from cohortium.privacy.secure_sum.shamir import SHARE_BYTES, split
 from cohortium.privacy.secure_sum.state import OnceStore
 from cohortium.privacy.secure_sum.terms import SumRun, SumTerms
 from cohortium.study.canonical import canonical_bytes, digest_bytes
-from cohortium.study.errors import RefusedError
+from cohortium.study.errors import PlanError, RefusedError
 
 __all__ = [
     "Masking",
@@ -54,7 +54,10 @@ __all__ = [
 
 _RUN = -1
 _SECRETS = ("dealt", "held")
+_ERASED = (*_SECRETS, "masked")
+_LAST_ROUND = 2**31 - 2
 _NONCE_BYTES = 12
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(32))  # no secret: with any key of low order it agrees on nothing
 
 
 @dataclass(frozen=True)
@@ -155,17 +158,22 @@ class Participant:
         heads = [offer.head for offer in asked.offers]
         if asked.run != self._run.run or self._dealt(asked.round).offer.head not in heads:
             raise RefusedError("a round that this institution made no offer for")
+        if asked.round > _LAST_ROUND:
+            raise RefusedError("a run's last round has no next one to share keys for", fix="begin a new run")
         check_heads(self._roster, self._terms, heads, asked.round)
         held = {"asked": asked_digest(heads), "shares": {str(o.head.party): self._opened_box(o) for o in asked.offers}}
         if self._store.keep(asked.run, asked.round, "question", question.encode()) != question.encode():
             raise RefusedError("the round served another question")
+        number = str(asked.round).encode()
+        if self._store.keep(asked.run, _RUN, f"round of {question}", number) != number:
+            raise RefusedError("another round served the question")
         if self._store.keep(asked.run, asked.round, "held", canonical_bytes(held)) != canonical_bytes(held):
             raise RefusedError("the round was begun with other parties")
-        self._store.erase(asked.run, asked.round, _SECRETS)
+        self._store.erase(asked.run, asked.round, _ERASED)
         return Masking(self, asked, question)
 
     def masked(self, asked: SumInput, question: str, vector: NDArray[np.int64]) -> tuple[NDArray[np.int64], bytes]:
-        """See `Masking.apply`."""
+        """See `Masking.apply`: the round's one masked vector, whatever vector comes after it."""
         roster = self._roster.digest
         own, dealt = self._place, self._dealt(asked.round)
         total = vector.view(np.uint64).copy()
@@ -178,8 +186,10 @@ class Participant:
                 add_mask(total, key, negative=own > peer)
         heads = asked_digest([offer.head for offer in asked.offers])
         note = Contributed(roster=roster, round=asked.round, party=own, question=question, asked=heads)
+        stored = self._store.keep(asked.run, asked.round, "masked", total.astype("<u8", copy=False).tobytes())
         self._store.keep(asked.run, asked.round, "contributed", b"1")
-        return total.view(np.int64), bytes.fromhex(sign(self._keys.signing, note))
+        words = np.frombuffer(stored, dtype="<i8").astype(np.int64)
+        return words, bytes.fromhex(sign(self._keys.signing, note))
 
     def consent(self, request: bytes) -> bytes:
         """Sign a survivor set: one in a round.
@@ -203,13 +213,11 @@ class Participant:
         chosen = asked.survivor_set
         self._settle_on(chosen)
         stored = self._store.find(chosen.run, chosen.round, "opened")
-        if stored is not None:
-            return stored
-        if self._waves(chosen) == 3:
-            self._check_consents(asked)
-        reply = self._opened(chosen).to_bytes()
-        stored = self._store.keep(chosen.run, chosen.round, "opened", reply)
-        self._store.erase(chosen.run, chosen.round + 1, _SECRETS)
+        if stored is None:
+            if self._waves(chosen) == 3:
+                self._check_consents(asked)
+            stored = self._store.keep(chosen.run, chosen.round, "opened", self._opened(chosen).to_bytes())
+        self._store.erase(chosen.run, chosen.round + 1, _ERASED)  # again when asked again: a crash may have come first
         return stored
 
     @cached_property
@@ -234,7 +242,10 @@ class Participant:
         stored = self._store.find(self._run.run, _RUN, "roster")
         if stored is None:
             raise RefusedError("keys of this run were not shared yet")
-        return Roster.from_bytes(stored)
+        roster = Roster.from_bytes(stored)
+        if self._keys.introduction not in roster.introductions:
+            raise RefusedError("the run belongs to another plan or federation")
+        return roster
 
     @cached_property
     def _terms(self) -> SumTerms:
@@ -362,19 +373,21 @@ def check_roster(run: SumRun, roster: Roster) -> SumTerms:
 
     Raises:
         RefusedError: another federation, plan or run, an unknown or repeated institution, another order than by name,
-            or a key that the pinned identity did not sign.
-        PlanError: numbers that are not safe together.
+            a key that the pinned identity did not sign, or numbers that are not safe together.
     """
     names = [introduction.institution for introduction in roster.introductions]
     if names != sorted(set(names)):
         raise RefusedError("a roster that repeats an institution or is not in order")
     for introduction in roster.introductions:
         check_introduction(run, introduction)
-    return run.terms(len(names))
+    try:
+        return run.terms(len(names))
+    except PlanError as unsafe:
+        raise RefusedError("a roster for which the plan's numbers are not safe", fix=unsafe.fix) from unsafe
 
 
 def check_introduction(run: SumRun, introduction: Introduction) -> None:
-    """Refuse keys that are not of this run or not signed by the identity that the charter pins."""
+    """Refuse keys that are not of this run, not signed by the identity that the charter pins, or of low order."""
     if (introduction.federation, introduction.plan, introduction.run) != (run.federation, run.plan, run.run):
         raise RefusedError("keys of another federation, plan or run")
     identity = run.identities.get(introduction.institution)
@@ -382,14 +395,19 @@ def check_introduction(run: SumRun, introduction: Introduction) -> None:
         raise RefusedError("keys of an institution that the charter does not name")
     if not verify(identity, introduction.signature, introduction):
         raise RefusedError("keys that the institution's identity did not sign")
+    agreed_secret(_PROBE, bytes.fromhex(introduction.channel_key))
 
 
 def check_head(roster: Roster, head: OfferHead, number: int) -> None:
-    """Refuse an offer that is of another roster or round, or that its party did not sign."""
+    """Refuse an offer that is of another roster or round, that its party did not sign, or with a key of low order.
+
+    Found out later, such a key would cost everybody else an attempt that is already charged.
+    """
     if head.roster != roster.digest or head.round != number or head.party >= len(roster.introductions):
         raise RefusedError("an offer of another roster or round")
     if not verify(bytes.fromhex(roster.introductions[head.party].signing_key), head.signature, head):
         raise RefusedError("an offer that its party did not sign")
+    agreed_secret(_PROBE, bytes.fromhex(head.mask_key))
 
 
 def check_heads(roster: Roster, terms: SumTerms, heads: Sequence[OfferHead], number: int) -> None:

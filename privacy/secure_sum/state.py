@@ -60,10 +60,29 @@ class SqlOnceStore:
         return None if stored is None else bytes(stored)
 
     def erase(self, run: str, before: int, items: tuple[str, ...]) -> None:
-        """Erase these items of all rounds below `before`."""
+        """Erase these items of all rounds below `before`, from SQLite's files too, not only from its tables.
+
+        What was written over on the disk itself is up to its file system and its owner.
+        """
         chosen = (_values.c.run == run) & (_values.c.round < before) & _values.c.item.in_(items)
+        sqlite = self._store.dialect.name == "sqlite"
         with self._store.begin() as connection:
-            connection.execute(delete(_values).where(chosen))
+            if sqlite:
+                connection.exec_driver_sql("PRAGMA secure_delete=ON")  # not every build of it does so unasked
+            erased = connection.execute(delete(_values).where(chosen)).rowcount
+        if erased and sqlite:
+            self._shorten_log()
+
+    def _shorten_log(self) -> None:
+        """Copy the write-ahead log into the file and cut it off: old pages would stay in it.
+
+        While somebody else reads, SQLite leaves it for the next time.
+        """
+        connection = self._store.raw_connection()  # not within a transaction
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        finally:
+            connection.close()
 
 
 def _key(run: str, number: int, item: str):  # type: ignore[no-untyped-def] # SQLAlchemy's own type is private

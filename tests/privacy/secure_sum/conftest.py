@@ -11,11 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from cohortium.privacy.secure_sum import Aggregator, Participant, SumRound, SumRun
-from cohortium.study.errors import RefusedError
 
 RUN = "ab" * 16
 FEDERATION, PLAN = "sha256:" + "1" * 64, "sha256:" + "2" * 64
-QUESTION = "sha256:" + "3" * 64
+
+
+def question_of(number: int) -> str:
+    """The question that a round serves: no question is served by two."""
+    return f"sha256:{number + 3:064x}"
 
 
 class DictStore:
@@ -63,6 +66,11 @@ class Sums:
             assert self.aggregator.introduce(self.of(party).introduce()) == self.parties[party].name
         self.aggregator.close_roster()
 
+    def begin(self, number: int, vectors: list[NDArray[np.int64]]) -> tuple[SumRound, dict[int, NDArray[np.int64]]]:
+        """A round after its input wave, and what every party sent."""
+        attempt = self.aggregator.begin(number, question_of(number))
+        return attempt, self.inputs(attempt, vectors, question_of(number), set())
+
     def share(self, number: int, *, absent: set[int] = frozenset()) -> None:  # type: ignore[assignment]
         """A share wave for those that made no offer for the round yet."""
         request = self.aggregator.share_request(number)
@@ -74,12 +82,13 @@ class Sums:
         number: int,
         vectors: list[NDArray[np.int64]],
         *,
-        question: str = QUESTION,
+        question: str | None = None,
         no_input: set[int] = frozenset(),  # type: ignore[assignment]
         no_consent: set[int] = frozenset(),  # type: ignore[assignment]
         no_shares: set[int] = frozenset(),  # type: ignore[assignment]
     ) -> tuple[NDArray[np.int64], SumRound]:
         """One question; the parties named do not answer that wave nor any after it."""
+        question = question or question_of(number)
         attempt = self.aggregator.begin(number, question)
         self.inputs(attempt, vectors, question, no_input)
         request = attempt.choose_survivors()
@@ -104,11 +113,6 @@ class Sums:
                 attempt.take_vector(party, masked, note)
                 sent[party] = masked
         return sent
-
-
-def declined(call: Callable[[], object], match: str) -> None:
-    with pytest.raises(RefusedError, match=match):
-        call()
 
 
 @pytest.fixture
