@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from cohortium.study.canonical import canonical_bytes
+from cohortium.privacy.secure_sum.messages import message_bytes
 from cohortium.study.errors import RefusedError
 
 __all__ = ["add_mask", "agreed_secret", "derive_key", "pair_key", "self_key"]
 
-_CHUNK_WORDS = 2**13
-_ZEROS = bytes(8 * _CHUNK_WORDS)
+_CHUNK_WORDS = 2**15  # zeros, stream and words of a chunk fit together into a megabyte of cache
+_ZEROS = memoryview(bytes(8 * _CHUNK_WORDS))
 _NONCE = bytes(16)  # a key encrypts one stream
 
 
@@ -34,8 +34,8 @@ def add_mask(total: NDArray[np.uint64], key: bytes, *, negative: bool = False) -
     """
     stream = Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
     combine = np.subtract if negative else np.add
-    buffer = bytearray(8 * _CHUNK_WORDS)
-    words = np.frombuffer(buffer, dtype="<u8")
+    words = np.empty(min(len(total), _CHUNK_WORDS), dtype="<u8")
+    buffer = words.view(np.uint8).data
     for start in range(0, len(total), _CHUNK_WORDS):
         part = total[start : start + _CHUNK_WORDS]
         stream.update_into(_ZEROS[: 8 * len(part)], buffer)
@@ -52,7 +52,7 @@ def agreed_secret(private: X25519PrivateKey, public: bytes) -> bytes:
 
 def derive_key(secret: bytes, roster: str, purpose: str, binding: dict[str, str | int]) -> bytes:
     """32 bytes by HKDF-SHA256: salt is the roster's digest, info the purpose and everything the key is bound to."""
-    info = canonical_bytes({"purpose": purpose, **binding})
+    info = message_bytes({"purpose": purpose, **binding})
     return HKDF(algorithm=SHA256(), length=32, salt=roster.encode(), info=info).derive(secret)
 
 

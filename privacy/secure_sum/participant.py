@@ -35,6 +35,7 @@ from cohortium.privacy.secure_sum.messages import (
     UnmaskRequest,
     sign,
     verify,
+    verify_signable,
 )
 from cohortium.privacy.secure_sum.shamir import SHARE_BYTES, split
 from cohortium.privacy.secure_sum.state import OnceStore
@@ -289,10 +290,11 @@ class Participant:
         count = len(roster.introductions)
         seeds, keys = (split(secret, self._terms.threshold, count) for secret in (seed, mask))
         boxes = []
+        bound_to = head.to_bytes()
         for peer in range(count):
             shares = seeds[peer].to_bytes(SHARE_BYTES, "big") + keys[peer].to_bytes(SHARE_BYTES, "big")
             nonce = fresh_key()[:_NONCE_BYTES]
-            sealed = self._cipher(peer, self._place, peer).encrypt(nonce, shares, head.to_bytes())
+            sealed = self._cipher(peer, self._place, peer).encrypt(nonce, shares, bound_to)
             boxes.append((nonce + sealed).hex())
         return Offer(head=head, boxes=tuple(boxes))
 
@@ -339,9 +341,10 @@ class Participant:
             raise RefusedError("too few signatures under the survivor set")
         if not signers <= set(chosen.survivors):
             raise RefusedError("a signature of no survivor")
+        signable = chosen.signable
         for consent in asked.consents:
             key = bytes.fromhex(self._roster.introductions[consent.party].signing_key)
-            if not verify(key, consent.signature, chosen):
+            if not verify_signable(key, consent.signature, signable):
                 raise RefusedError("a signature under another survivor set")
 
     def _opened(self, chosen: SurvivorSet) -> Opened:

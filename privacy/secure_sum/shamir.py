@@ -26,7 +26,7 @@ def split(secret: bytes, threshold: int, count: int) -> list[int]:
     for point in range(1, count + 1):
         value = 0
         for coefficient in coefficients:
-            value = (value + coefficient) * point % PRIME
+            value = (value + coefficient) * point  # a few bits more each time: reduced once, at the end
         shares.append((value + start) % PRIME)
     return shares
 
