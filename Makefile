@@ -15,7 +15,7 @@ help:
 	@echo "make demo                the demo: eight institutions, real purchases, results in demo-results/"
 	@echo "make check               ruff, mypy --strict, import-linter"
 	@echo "make test                the whole test suite"
-	@echo "make bench TARGET=...    clustering, grid, noise, onboarding or rfm_edges; ARGS=... are passed on"
+	@echo "make bench TARGET=...    audit, clustering, grid, noise, onboarding or rfm_edges; ARGS=... are passed on"
 	@echo "make clean               remove what was built"
 
 install: $(STAMP)
@@ -42,7 +42,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(STAMP)
-	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=clustering|grid|noise|onboarding|rfm_edges" && exit 2)
+	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges" && exit 2)
 	$(BIN)/python benchmarks/$(TARGET).py $(ARGS)
 
 clean:

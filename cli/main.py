@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cohortium.cli import data, demo, doctor, init, ledger, simulate
+from cohortium.cli import data, demo, doctor, init, ledger, privacy, simulate
 from cohortium.study.errors import CohortiumError, Defect
 
 __all__ = ["app", "main"]
@@ -46,6 +46,7 @@ app.command("simulate")(simulate.simulate_command)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app)
 app.add_typer(ledger.app)
+app.add_typer(privacy.app)
 
 
 def _print_version(wanted: bool) -> None:
