@@ -233,15 +233,16 @@ def delta_spent(spend: Spend, epsilon: float) -> float:
 def _gaussian_delta(epsilon: float, mu_squared: float) -> float:
     """delta(epsilon) of mu-GDP (Dong, Roth, Su 2022, corollary 2.13), stable in the tails.
 
-    For deltas from 1e-15 up, the error is below 2**-40 of the result, apart from that of the logarithms' difference,
-    which is below 2**-48 and added.
+    For deltas from 1e-15 up, the error is below 2**-40 of the result, apart from that of the logarithms' difference.
+    Rounded arguments and rounded logarithms put that off by a few units in the last place of their own size: it is
+    below 2**-48 (1 + |first|) and added.
     """
     if mu_squared <= 0:
         return 0.0
     mu = math.sqrt(mu_squared)
     first = norm.logcdf(-epsilon / mu + mu / 2)
     second = epsilon + norm.logcdf(-epsilon / mu - mu / 2)
-    return float(math.exp(first) * (2.0**-48 - math.expm1(min(second - first, 0.0))))
+    return float(math.exp(first) * (2.0**-48 * (1.0 - first) - math.expm1(min(second - first, 0.0))))
 
 
 def _ceil_sqrt(value: Fraction) -> int:

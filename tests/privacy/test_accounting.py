@@ -9,7 +9,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cohortium.privacy.accounting import (
@@ -118,6 +118,7 @@ def test_spending_more_never_costs_less_epsilon(mu2: int, tv: int, more: int, de
     assert epsilon_spent(Spend(mu2, tv + more), delta) >= spent
 
 
+@example(mu2=22603802, tv=0, delta=1e-9)
 @given(mu2=st.integers(1, 2**52), tv=st.integers(0, 2**50), delta=DELTAS)
 def test_epsilon_spent_is_rounded_up(mu2: int, tv: int, delta: float) -> None:
     spend = Spend(mu2, tv)
