@@ -12,7 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from cohortium.privacy.secure_sum.masking import add_mask, agreed_secret, pair_key, self_key
+from cohortium.privacy.secure_sum.masking import add_masks, agreed_secret, pair_key, self_key
 from cohortium.privacy.secure_sum.messages import (
     Consent,
     Contributed,
@@ -284,12 +284,13 @@ class SumRound:
         if self._sum is None:
             raise SumFailed("no vectors")
         total = self._sum.copy()
+        own = []
         for index, party in enumerate(chosen.survivors):
             seed = combiner.secret({p + 1: int(self._opened[p].seeds[index], 16) for p in openers})
             if digest_bytes(seed) != self._offers[party].head.commitment:
                 raise SumFailed("the seed that was opened is not the one committed to")
-            key = self_key(seed, self._roster_digest, self._question, self._number, party)
-            add_mask(total, key, negative=True)
+            own.append(self_key(seed, self._roster_digest, self._question, self._number, party))
+        add_masks(total, (), own)
         for index, party in enumerate(chosen.dropped):
             secret = combiner.secret({p + 1: int(self._opened[p].keys[index], 16) for p in openers})
             self._take_off(total, party, X25519PrivateKey.from_private_bytes(secret))
@@ -299,11 +300,14 @@ class SumRound:
         """Remove the masks that the survivors share with a dropped party."""
         if private.public_key().public_bytes_raw().hex() != self._offers[dropped].head.mask_key:
             raise SumFailed("the key that was opened is not the one offered")
+        added: list[bytes] = []
+        subtracted: list[bytes] = []
         for party in self._survivor_set.survivors:
             secret = agreed_secret(private, bytes.fromhex(self._offers[party].head.mask_key))
             low, high = min(party, dropped), max(party, dropped)
             key = pair_key(secret, self._roster_digest, self._question, self._number, low, high)
-            add_mask(total, key, negative=party < dropped)
+            (subtracted if party < dropped else added).append(key)
+        add_masks(total, added, subtracted)
 
     @property
     def _survivor_set(self) -> SurvivorSet:

@@ -7,9 +7,11 @@ are ChaCha20 (RFC 8439) over zeros.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from cohortium.privacy.secure_sum.messages import message_bytes
 from cohortium.study.errors import RefusedError
 
-__all__ = ["add_mask", "agreed_secret", "derive_key", "pair_key", "self_key"]
+__all__ = ["add_mask", "add_masks", "agreed_secret", "derive_key", "pair_key", "self_key"]
 
 _CHUNK_WORDS = 2**15  # zeros, stream and words of a chunk fit together into a megabyte of cache
 _ZEROS = memoryview(bytes(8 * _CHUNK_WORDS))
@@ -25,21 +27,30 @@ _NONCE = bytes(16)  # a key encrypts one stream
 
 
 def add_mask(total: NDArray[np.uint64], key: bytes, *, negative: bool = False) -> None:
-    """Add the key's mask to `total` in place, modulo 2**64, or subtract it.
+    """Add the key's mask to `total` in place, modulo 2**64, or subtract it; see `add_masks`."""
+    add_masks(total, () if negative else (key,), (key,) if negative else ())
+
+
+def add_masks(total: NDArray[np.uint64], added: Iterable[bytes], subtracted: Iterable[bytes]) -> None:
+    """Add and subtract the masks of many keys in place, modulo 2**64, chunk by chunk, so that chunks stay in cache.
 
     Args:
         total: uint64, C-contiguous, any number of words.
-        key: 32 bytes that have masked nothing else.
-        negative: subtract instead.
+        added, subtracted: keys of 32 bytes; each masks, and later unmasks, this one vector.
     """
-    stream = Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
-    combine = np.subtract if negative else np.add
-    words = np.empty(min(len(total), _CHUNK_WORDS), dtype="<u8")
-    buffer = words.view(np.uint8).data
+    combined = [(_stream(key), np.add) for key in added] + [(_stream(key), np.subtract) for key in subtracted]
+    buffer = np.empty(min(len(total), _CHUNK_WORDS), dtype="<u8")
     for start in range(0, len(total), _CHUNK_WORDS):
         part = total[start : start + _CHUNK_WORDS]
-        stream.update_into(_ZEROS[: 8 * len(part)], buffer)
-        combine(part, words[: len(part)], out=part)
+        words = buffer[: len(part)]
+        zeros, output = _ZEROS[: words.nbytes], words.view(np.uint8).data
+        for stream, combine in combined:
+            stream.update_into(zeros, output)
+            combine(part, words, out=part)
+
+
+def _stream(key: bytes) -> CipherContext:
+    return Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
 
 
 def agreed_secret(private: X25519PrivateKey, public: bytes) -> bytes:

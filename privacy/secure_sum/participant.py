@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from numpy.typing import NDArray
 
 from cohortium.privacy.randomness import fresh_key
-from cohortium.privacy.secure_sum.masking import add_mask, agreed_secret, derive_key, pair_key, self_key
+from cohortium.privacy.secure_sum.masking import add_masks, agreed_secret, derive_key, pair_key, self_key
 from cohortium.privacy.secure_sum.messages import (
     Consent,
     Contributed,
@@ -178,18 +178,20 @@ class Participant:
         roster = self._roster.digest
         own, dealt = self._place, self._dealt(asked.round)
         total = vector.view(np.uint64).copy()
-        add_mask(total, self_key(dealt.seed, roster, question, asked.round, own))
+        added = [self_key(dealt.seed, roster, question, asked.round, own)]
+        subtracted: list[bytes] = []
         for offer in asked.offers:
             peer = offer.head.party
             if peer != own:
                 secret = agreed_secret(dealt.mask, bytes.fromhex(offer.head.mask_key))
                 key = pair_key(secret, roster, question, asked.round, min(own, peer), max(own, peer))
-                add_mask(total, key, negative=own > peer)
+                (subtracted if own > peer else added).append(key)
+        add_masks(total, added, subtracted)
         heads = asked_digest([offer.head for offer in asked.offers])
         note = Contributed(roster=roster, round=asked.round, party=own, question=question, asked=heads)
         stored = self._store.keep(asked.run, asked.round, "masked", total.astype("<u8", copy=False).tobytes())
         self._store.keep(asked.run, asked.round, "contributed", b"1")
-        words = np.frombuffer(stored, dtype="<i8").astype(np.int64)
+        words = np.frombuffer(stored, dtype="<i8").astype(np.int64, copy=False)
         return words, bytes.fromhex(sign(self._keys.signing, note))
 
     def consent(self, request: bytes) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from cohortium.privacy.randomness import fresh_key
-from cohortium.privacy.secure_sum.masking import add_mask, agreed_secret, derive_key, pair_key, self_key
+from cohortium.privacy.secure_sum.masking import add_mask, add_masks, agreed_secret, derive_key, pair_key, self_key
 from cohortium.privacy.secure_sum.messages import message_bytes
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import RefusedError
@@ -91,6 +91,20 @@ def test_masking_is_addition_modulo_2_to_the_64(key: bytes, length: int, words: 
         total = np.full(length, words, dtype=np.uint64)
         add_mask(total, key, negative=negative)
         assert [int(word) for word in total] == [(words + sign * word) % 2**64 for word in stream]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_many_masks_at_once_are_one_after_the_other(length: int) -> None:
+    added, subtracted = ([bytes([sign, number]) * 16 for number in range(3)] for sign in (1, 2))
+    together, apart = (np.arange(length, dtype=np.uint64) for _ in range(2))
+    add_masks(together, added, subtracted)
+    for key in added:
+        add_mask(apart, key)
+    for key in subtracted:
+        add_mask(apart, key, negative=True)
+    assert np.array_equal(together, apart)
+    add_masks(together, subtracted, added)
+    assert np.array_equal(together, np.arange(length, dtype=np.uint64))
 
 
 @pytest.mark.parametrize("length", LENGTHS)
