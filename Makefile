@@ -9,13 +9,14 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo check format test bench clean
+.PHONY: help install demo check format test bench fuzz clean
 
 help:
 	@echo "make demo                the demo: eight institutions, real purchases, results in demo-results/"
 	@echo "make check               ruff, mypy --strict, import-linter"
 	@echo "make test                the whole test suite"
 	@echo "make bench TARGET=...    audit, clustering, grid, noise, onboarding or rfm_edges; ARGS=... are passed on"
+	@echo "make fuzz                every parser of foreign bytes, by mutations; by coverage too where atheris is installed"
 	@echo "make clean               remove what was built"
 
 install: $(STAMP)
@@ -44,6 +45,9 @@ test: $(STAMP)
 bench: $(STAMP)
 	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges" && exit 2)
 	$(BIN)/python benchmarks/$(TARGET).py $(ARGS)
+
+fuzz: $(STAMP)
+	$(BIN)/python fuzz/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-results
