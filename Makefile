@@ -15,7 +15,7 @@ help:
 	@echo "make demo                the demo: eight institutions, real purchases, results in demo-results/"
 	@echo "make check               ruff, mypy --strict, import-linter"
 	@echo "make test                the whole test suite"
-	@echo "make bench TARGET=...    audit, clustering, grid, noise, onboarding or rfm_edges; ARGS=... are passed on"
+	@echo "make bench TARGET=...    audit, clustering, grid, noise, onboarding, rfm_edges or secure_sum; ARGS=... are passed on"
 	@echo "make fuzz                every parser of foreign bytes, by mutations; by coverage too where atheris is installed"
 	@echo "make clean               remove what was built"
 
@@ -43,8 +43,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(STAMP)
-	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges" && exit 2)
-	$(BIN)/python benchmarks/$(TARGET).py $(ARGS)
+	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges|secure_sum" && exit 2)
+	$(BIN)/python benchmarks/$(subst -,_,$(TARGET)).py $(ARGS)
 
 fuzz: $(STAMP)
 	$(BIN)/python fuzz/run.py $(ARGS)
