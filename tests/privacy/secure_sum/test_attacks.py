@@ -660,3 +660,14 @@ def test_erased_secrets_are_gone_from_the_file(make_sums: MakeSums, make_vectors
         for item in ("dealt", "held", "masked"):
             assert sums.parties[0].store.find(RUN, number, item) is None
     engine.dispose()
+
+
+def test_the_last_round_number_is_refused_before_a_vector_is_masked(make_sums: MakeSums, make_vectors: Vectors) -> None:
+    """There would be no next offer to make: a message of another kind of error, after the charge."""
+    last, sums, vectors = 2**31 - 1, make_sums(4, 3), make_vectors(4)
+    sums.share(last - 1)
+    sums.share(last)
+    request = sums.aggregator.begin(last, question_of(last)).input_request(0)
+    declined(lambda: sums.of(0).begin(request, question_of(last)), "last round")
+    total, _ = sums.ask(last - 1, vectors)
+    assert (total == plain(vectors, range(4))).all()
