@@ -219,7 +219,7 @@ class Participant:
         if stored is None:
             if self._waves(chosen) == 3:
                 self._check_consents(asked)
-            stored = self._store.keep(chosen.run, chosen.round, "opened", self._opened(chosen).to_bytes())
+            stored = self._open(chosen)
         self._store.erase(chosen.run, chosen.round + 1, _ERASED)  # again when asked again: a crash may have come first
         return stored
 
@@ -348,6 +348,17 @@ class Participant:
             key = bytes.fromhex(self._roster.introductions[consent.party].signing_key)
             if not verify_signable(key, consent.signature, signable):
                 raise RefusedError("a signature under another survivor set")
+
+    def _open(self, chosen: SurvivorSet) -> bytes:
+        """The reply, stored. Another process may have answered the same request, and erased the shares, meanwhile."""
+        try:
+            reply = self._opened(chosen).to_bytes()
+        except RefusedError:
+            stored = self._store.find(chosen.run, chosen.round, "opened")
+            if stored is None:
+                raise
+            return stored
+        return self._store.keep(chosen.run, chosen.round, "opened", reply)
 
     def _opened(self, chosen: SurvivorSet) -> Opened:
         held = self._held(chosen.round)
