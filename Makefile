@@ -43,7 +43,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(STAMP)
-	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges" && exit 2)
+	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges|secure_sum" && exit 2)
 	$(BIN)/python benchmarks/$(subst -,_,$(TARGET)).py $(ARGS)
 
 fuzz: $(STAMP)

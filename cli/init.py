@@ -20,19 +20,27 @@ def init(
         str | None,
         typer.Option(help="Write the contract of this public set (`cohortium data list`), or of `bank-world`."),
     ] = None,
+    institutions: Annotated[
+        int | None,
+        typer.Option(
+            help="How many will take part: sets how many of them a sum needs at least; 3 when left out.", min=1
+        ),
+    ] = None,
 ) -> None:
     """Write a starter plan and feature contract, every line explained. Existing files are never touched.
 
     \b
     Examples:
       cohortium init my-study
+      cohortium init my-study --institutions 5
       cohortium init grocery --data ta-feng
     """
-    for path in write_starter(folder, data):
+    for path in write_starter(folder, data, institutions):
         typer.echo(f"wrote {path}")
     if data is not None:
         typer.echo(f"next: cohortium simulate {folder / 'plan.toml'} --data {data} --out results")
         return
     typer.echo("next: adapt contract.toml to your tables, then")
     typer.echo(f"  cohortium data check {folder / 'contract.toml'} YOUR_TABLE")
-    typer.echo(f"  cohortium simulate {folder / 'plan.toml'} --data YOUR_TABLE --institutions 3 --out results")
+    parts = institutions or 3
+    typer.echo(f"  cohortium simulate {folder / 'plan.toml'} --data YOUR_TABLE --institutions {parts} --out results")

@@ -1,9 +1,10 @@
-"""The institution's Flower ClientApp: two questions it understands, and a guard over every reply.
+"""The institution's Flower ClientApp: the messages it understands, and a guard over every reply.
 
-`query.plan` asks whether the institution answers a plan; `query.answer` carries one question of it. Whatever happens
-inside, the coordinator learns `accepted`, a sealed release, or the constant `declined`: the guard wraps both handlers,
-turns every exception into `declined`, and stops any reply that the door did not seal. The reason stays in the node's
-own log, without customer values.
+`query.plan` asks whether the institution answers a plan; `query.answer` carries one question of it; `query.share`,
+`query.consent` and `query.unmask` are the other waves of a secure sum. Whatever happens inside, the coordinator learns
+`accepted`, a sealed release, a sealed message of the secure sum, or the constant `declined`: the guard wraps all
+handlers, turns every exception into `declined`, and stops any reply that the door did not seal. The reason stays in the
+node's own log, without customer values.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from cohortium.client.node import Node
+from cohortium.client.sums import NodeSums
 from cohortium.study.errors import CohortiumError, RefusedError
-from cohortium.study.question import ACCEPTED, DECLINED, Question, Release, plain_reply, reply_kind
+from cohortium.study.question import (
+    ACCEPTED,
+    DECLINED,
+    PlanQuestion,
+    Release,
+    SumMessage,
+    parse_question_request,
+    plain_reply,
+    reply_kind,
+)
 
 __all__ = ["NodeOpener", "make_client_app"]
 
@@ -50,26 +61,44 @@ def make_client_app(open_node: NodeOpener) -> ClientApp:
 
     @app.query("plan")
     def plan(message: Message, context: Context) -> Message:
-        open_node(context).accept(_plan_digest(message))
-        return Message(plain_reply(ACCEPTED), reply_to=message)
+        introduction = open_node(context).accept(PlanQuestion.from_record(message.content))
+        return Message(plain_reply(ACCEPTED) if introduction is None else introduction.to_record(), reply_to=message)
 
     @app.query("answer")
     def answer(message: Message, context: Context) -> Message:
-        release = open_node(context).door.release(Question.from_record(message.content))
+        question, sum_input = parse_question_request(message.content)
+        release = open_node(context).door.release(question, sum_input)
         return Message(release.to_record(), reply_to=message)
 
+    @app.query("share")
+    def share(message: Message, context: Context) -> Message:
+        return _about_keys(message, open_node(context), NodeSums.share)
+
+    @app.query("consent")
+    def consent(message: Message, context: Context) -> Message:
+        return _about_keys(message, open_node(context), NodeSums.consent)
+
+    @app.query("unmask")
+    def unmask(message: Message, context: Context) -> Message:
+        return _about_keys(message, open_node(context), NodeSums.unmask)
+
     return app
+
+
+def _about_keys(message: Message, node: Node, answer: Callable[[NodeSums, bytes], bytes]) -> Message:
+    """A wave of a secure sum that carries keys, signatures and shares of keys: nothing derived from customers."""
+    request = SumMessage.from_record(message.content)
+    return Message(node.door.seal_message(answer(node.sums, request.payload)).to_record(), reply_to=message)
 
 
 def _refuse_unsealed(reply: Message, node: Node) -> None:
     if reply.has_error():
         raise RefusedError("a handler failed")
-    if reply_kind(reply.content) == "release" and not node.door.has_sealed(Release.from_record(reply.content)):
+    kind = reply_kind(reply.content)
+    sealed = kind in ("accepted", "declined")
+    if kind == "release":
+        sealed = node.door.has_sealed(Release.from_record(reply.content))
+    elif kind == "secure-sum":
+        sealed = node.door.has_sealed_message(SumMessage.from_record(reply.content))
+    if not sealed:
         raise RefusedError("a reply that the door did not seal")
-
-
-def _plan_digest(message: Message) -> str:
-    record = message.content.get("plan")
-    if not isinstance(record, ConfigRecord) or set(record) != {"digest"} or not isinstance(record["digest"], str):
-        raise RefusedError("malformed message")
-    return record["digest"]

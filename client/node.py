@@ -3,7 +3,8 @@
 A node's state folder:
 
     node.json        who it is and its lifetime budget
-    node.sqlite      ledger, replies, approvals, record of releases
+    identity.pem     its Ed25519 private key, whose public half the charter pins
+    node.sqlite      ledger, replies, approvals, record of releases, state of secure sums
     customers/       the customer table, as `client.onboarding` wrote it
     contract.json    the contract that table was made by
 """
@@ -18,29 +19,35 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from pydantic import BaseModel, ConfigDict, Field
 
-from cohortium.client.store import NodeStore
+from cohortium.client.store import Approval, NodeStore
+from cohortium.client.sums import NodeSums
 from cohortium.models.catalogue import build_query
 from cohortium.models.segmentation import question_terms
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.gate import Terms
 from cohortium.privacy.ledger import Ledger, open_store
-from cohortium.privacy.randomness import BitSource
+from cohortium.privacy.randomness import BitSource, fresh_key
 from cohortium.privacy.release import Door
+from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, DataError, OutputError, RefusedError
 from cohortium.study.plan import MAX_EPSILON, Plan
-from cohortium.study.question import QuestionHeader
+from cohortium.study.question import PlanQuestion, QuestionHeader, SumMessage
 
 __all__ = [
+    "MAX_CLOCK_SKEW",
     "MAX_LIFETIME_EPSILON",
     "Everybody",
     "Node",
     "NodeIdentity",
     "PlanGate",
     "create_node",
+    "identity_key",
     "open_node",
     "read_contract",
 ]
@@ -48,6 +55,11 @@ __all__ = [
 
 MAX_LIFETIME_EPSILON = 50.0
 """Beyond it a lifetime budget promises nothing."""
+
+MAX_CLOCK_SKEW = 300
+"""Seconds by which the coordinator's clock may differ: a plan's expiry must mean the same day to everybody."""
+
+_DATABASE, _KEY = "node.sqlite", "identity.pem"
 
 
 class NodeIdentity(BaseModel):
@@ -88,12 +100,16 @@ class PlanGate:
 
     def admit(self, question: QuestionHeader) -> Terms:
         """The terms of a question; `RefusedError` when no approved plan foresees it."""
-        plan = self._store.approved(question.plan)
-        if plan is None:
+        return question_terms(self.approval(question.plan).plan, question)
+
+    def approval(self, plan: str) -> Approval:
+        """The approval of a plan by digest; `RefusedError` when there is none or the plan has expired."""
+        approval = self._store.approved(plan)
+        if approval is None:
             raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
-        if self._today() > plan.expires:
+        if self._today() > approval.plan.expires:
             raise RefusedError("the plan has expired", fix="agree on a new one")
-        return question_terms(plan, question)
+        return approval
 
 
 @dataclass(frozen=True)
@@ -105,46 +121,51 @@ class Node:
     people: CustomerTable
     store: NodeStore
     ledger: Ledger
+    gate: PlanGate
+    sums: NodeSums
     door: Door
 
-    def accept(self, digest: str) -> Plan:
-        """The plan of that digest, if this institution would answer all of it now.
+    def accept(self, asked: PlanQuestion) -> SumMessage | None:
+        """Promise to answer all of a plan in this run: its budget is reserved, durably.
+
+        Returns:
+            This node's signed keys of the run, where the plan has a secure sum.
 
         Raises:
-            RefusedError: the plan is not approved here, or has expired.
-            BudgetError: what is left of the lifetime budget, in mu^2, does not cover what is left to ask.
+            RefusedError: the plan is not approved here or has expired, or the coordinator's clock is off.
+            BudgetError: what is left of the lifetime budget does not cover the plan, or another run has begun on it.
         """
-        plan = self.store.approved(digest)
-        if plan is None:
+        plan = self.gate.approval(asked.plan).plan
+        if abs(asked.time - datetime.now(UTC).timestamp()) > MAX_CLOCK_SKEW:
             raise RefusedError(
-                "the plan is not approved here", place=self.identity.institution, fix="approve its digest first"
+                "the coordinator's clock and this machine's differ by more than five minutes", fix="set both by NTP"
             )
-        self.check_terms(plan)
-        return plan
+        introduction = None
+        if plan.trust == "distributed":
+            introduction = self.door.seal_message(self.sums.introduce(plan.digest, asked.run))
+        self.ledger.reserve(plan.digest, asked.run, budget_for(plan.epsilon, plan.delta), plan.expires)
+        return introduction
 
-    def check_terms(self, plan: Plan, run: str | None = None) -> None:
-        """Whether a plan, approved or not, could be answered to its end now.
-
-        Args:
-            plan: which.
-            run: the run that is to be answered, when it is known: what another run spent of the plan is then missing.
+    def check_terms(self, plan: Plan, run: str) -> None:
+        """Whether a plan, approved or not, could be answered to its end in this run. Reserves nothing.
 
         Raises:
-            RefusedError, BudgetError: as `accept`; BudgetError also when another run has begun on the plan's budget.
+            RefusedError, BudgetError: as `accept`.
         """
-        if run is not None and any(c.slot.plan == plan.digest and c.slot.run != run for c in self.ledger.charges()):
+        place = self.identity.institution
+        if _utc_today() > plan.expires:
+            raise RefusedError("the plan has expired", place=place, fix="agree on a new one")
+        reserved = self.ledger.reservation(plan.digest)
+        if reserved is not None and reserved.run != run:
             raise BudgetError(
                 "another run has begun on this plan's budget",
-                place=self.identity.institution,
+                place=place,
                 fix="resume that run, or agree on a new plan",
             )
-        if _utc_today() > plan.expires:
-            raise RefusedError("the plan has expired", place=self.identity.institution, fix="agree on a new one")
-        still_to_ask = budget_for(plan.epsilon, plan.delta).mu2 - self.ledger.spent(plan.digest).mu2
-        if self.ledger.spent().mu2 + still_to_ask > self.ledger.lifetime.mu2:
+        if reserved is None and budget_for(plan.epsilon, plan.delta).mu2 > self.ledger.available().mu2:
             raise BudgetError(
                 "what is left of the lifetime budget does not cover this plan",
-                place=self.identity.institution,
+                place=place,
                 fix="lower the plan's epsilon; spent budget never comes back",
             )
 
@@ -160,22 +181,39 @@ def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> Non
         OutputError: the folder belongs to a node of another name, budget or contract.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    begun = (folder / "node.json").exists()
     documents = {
-        "node.json": identity.model_dump_json(indent=2) + "\n",
         "contract.json": json.dumps(contract.to_json(), indent=2, ensure_ascii=False) + "\n",
+        "node.json": identity.model_dump_json(indent=2) + "\n",
     }
     for name, text in documents.items():
         path = folder / name
-        if not path.exists():
-            staged = folder / f".{name}.partial"
-            staged.write_text(text, encoding="utf-8")
-            os.replace(staged, path)  # whole or not at all: a killed process leaves no half of a node
-        elif path.read_text(encoding="utf-8") != text:
+        if path.exists() and path.read_text(encoding="utf-8") != text:
             raise OutputError(
                 f"holds a node with another {name}",
                 place=str(folder),
                 fix="use another folder; a ledger cannot change its owner, budget or contract",
             )
+    if begun:
+        return
+    # node.json comes last: a folder that has one has everything, and a ledger that is gone is missed, not made anew
+    if not (folder / _KEY).exists():
+        _write_whole(folder / _KEY, _new_key())
+    database = open_store(folder / _DATABASE)
+    Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta)).close()
+    for name, text in documents.items():
+        _write_whole(folder / name, text.encode())
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Whole or not at all, for its owner alone: a killed process leaves no half of a node."""
+    staged = path.with_name(f".{path.name}.partial")
+    staged.unlink(missing_ok=True)
+    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)
 
 
 def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None) -> Node:
@@ -187,29 +225,49 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         bits: source of noise; the operating system's CSPRNG by default.
 
     Raises:
-        DataError: no node there, or one that this version cannot read.
+        DataError: no node there, one that this version cannot read, or one whose ledger is gone.
     """
     try:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
         contract = read_contract(folder)
+        key = _read_key(folder)
     except OSError as error:
         raise DataError("holds no node", place=str(folder), fix="create it first") from error
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's included
         raise DataError("holds a node of another version", place=str(folder), fix="use the version it names") from error
-    database = open_store(folder / "node.sqlite")
+    database = open_store(folder / _DATABASE, create=False)
     store = NodeStore(database)
-    lifetime = budget_for(identity.lifetime_epsilon, identity.lifetime_delta)
-    ledger = Ledger(database, identity.institution, lifetime)
+    ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
+    gate = PlanGate(store)
+    sums = NodeSums(identity.institution, key, gate.approval, SqlOnceStore(database))
     door = Door(
         people,
         ledger,
-        gate=PlanGate(store),
+        gate=gate,
         consent=Everybody(),
         audit=store,
+        sums=sums,
         build=build_query,
         bits=bits,
     )
-    return Node(identity, contract, people, store, ledger, door)
+    return Node(identity, contract, people, store, ledger, gate, sums, door)
+
+
+def identity_key(folder: Path) -> str:
+    """The Ed25519 public key of the node in that folder, in hexadecimal: what a charter pins."""
+    return _read_key(folder).public_key().public_bytes_raw().hex()
+
+
+def _read_key(folder: Path) -> Ed25519PrivateKey:
+    key = load_pem_private_key((folder / _KEY).read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("not an Ed25519 key")
+    return key
+
+
+def _new_key() -> bytes:
+    key = Ed25519PrivateKey.from_private_bytes(fresh_key())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def read_contract(folder: Path) -> Contract:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, String, Table, insert, select
 
+from cohortium.models.preflight import preflight
 from cohortium.study.canonical import canonical_bytes
+from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
+from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan, parse_plan
 
-__all__ = ["NodeStore"]
+__all__ = ["Approval", "NodeStore"]
 
 _metadata = MetaData()
 
@@ -23,6 +27,7 @@ _approvals = Table(
     Column("plan", String, primary_key=True),
     Column("approved_at", String, nullable=False),
     Column("document", LargeBinary, nullable=False),
+    Column("charter", LargeBinary, nullable=False),
 )
 
 _events = Table(
@@ -32,6 +37,14 @@ _events = Table(
     Column("recorded_at", String, nullable=False),
     Column("event", LargeBinary, nullable=False),
 )
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A plan that an institution answers, and the federation in which it does."""
+
+    plan: Plan
+    charter: Charter
 
 
 class NodeStore:
@@ -44,27 +57,34 @@ class NodeStore:
         self._store = store
         _metadata.create_all(store)
 
-    def approve(self, plan: Plan, contract: Contract) -> None:
-        """Record that this institution answers questions of this very plan. Approving twice changes nothing.
+    def approve(self, plan: Plan, contract: Contract, charter: Charter) -> None:
+        """Record that this institution answers questions of this very plan, within that very federation.
+
+        Approving the same again changes nothing.
 
         Raises:
-            PlanError: the plan does not fit the contract the institution's table was made by.
+            PlanError: the plan does not fit the contract the institution's table was made by, or is not safe in this
+                federation (`models.preflight`); the line to change is named.
+            RefusedError: the plan was approved within another federation.
         """
-        plan.check_contract(contract)
+        preflight(plan, contract, charter)
+        row = {"document": canonical_bytes(plan.to_json()), "charter": charter.to_bytes()}
         with self._store.begin() as connection:
-            known = connection.execute(select(_approvals.c.plan).where(_approvals.c.plan == plan.digest)).first()
+            known = connection.execute(select(_approvals).where(_approvals.c.plan == plan.digest)).first()
             if known is None:
-                connection.execute(
-                    insert(_approvals).values(
-                        plan=plan.digest, approved_at=_now(), document=canonical_bytes(plan.to_json())
-                    )
+                connection.execute(insert(_approvals).values(plan=plan.digest, approved_at=_now(), **row))
+            elif known.charter != row["charter"]:
+                raise RefusedError(
+                    "the plan was approved within another charter", fix="agree on a new plan for the new charter"
                 )
 
-    def approved(self, digest: str) -> Plan | None:
-        """The approved plan of that digest."""
+    def approved(self, digest: str) -> Approval | None:
+        """The approval of the plan of that digest."""
         with self._store.begin() as connection:
-            row = connection.execute(select(_approvals.c.document).where(_approvals.c.plan == digest)).first()
-        return None if row is None else parse_plan(json.loads(row.document))
+            row = connection.execute(select(_approvals).where(_approvals.c.plan == digest)).first()
+        if row is None:
+            return None
+        return Approval(parse_plan(json.loads(row.document)), parse_charter(json.loads(row.charter)))
 
     def append(self, event: Mapping[str, str | int]) -> None:
         """Record an event durably (the door's audit sink)."""

@@ -20,6 +20,7 @@ from cohortium.models.scaler import Scaler, bounds_scaler, fit_scaler
 from cohortium.privacy.accounting import Spend, budget_for, price
 from cohortium.privacy.gate import Terms
 from cohortium.privacy.release import noise_scale
+from cohortium.privacy.sharing import noise_share
 from cohortium.study.bundle import (
     AxisScale,
     KChoice,
@@ -57,7 +58,7 @@ def question_terms(plan: Plan, question: QuestionHeader) -> Terms:
         raise RefusedError("the plan foresees no further question of this phase")
     budget = budget_for(plan.epsilon, plan.delta)
     allotment = phase.share * budget.mu2 / (phase.rounds * plan.max_attempts)
-    return Terms(allotment=math.floor(allotment), plan_budget=budget)
+    return Terms(math.floor(allotment), budget, plan.expires, noise_share(plan))
 
 
 def check_feasible(plan: Plan, contract: Contract, place: str = "plan") -> None:

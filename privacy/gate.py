@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cohortium.privacy.accounting import Spend
+from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.question import QuestionHeader
 
-__all__ = ["AuditSink", "ConsentView", "PolicyGate", "Terms"]
+__all__ = ["AuditSink", "ConsentView", "Masks", "PolicyGate", "SecureSums", "Terms"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,14 @@ class Terms:
     Args:
         allotment: mu2 units of this one question.
         plan_budget: what all questions of its plan may cost together at this institution.
+        expires: last day (UTC) on which its questions are answered.
+        share: whose noise protects the answer; with a share of the noise goes a mask.
     """
 
     allotment: int
     plan_budget: Spend
+    expires: date
+    share: NoiseShare = ALONE
 
 
 class PolicyGate(Protocol):
@@ -31,6 +40,22 @@ class PolicyGate(Protocol):
 
     def admit(self, question: QuestionHeader) -> Terms:
         """The terms of a question; `RefusedError` when the plan does not foresee it."""
+        ...
+
+
+class Masks(Protocol):
+    """Masks one vector for a secure sum (`privacy.secure_sum.Masking`)."""
+
+    def apply(self, vector: NDArray[np.int64]) -> tuple[NDArray[np.int64], bytes]:
+        """The masked vector, and the 64 bytes that are sent with it."""
+        ...
+
+
+class SecureSums(Protocol):
+    """The institution's part in secure sums."""
+
+    def begin(self, question: QuestionHeader, request: bytes, digest: str) -> Masks:
+        """Check what the coordinator sent with a question; `RefusedError` when it is unsafe to contribute."""
         ...
 
 

@@ -210,6 +210,7 @@ def open_store(path: Path, *, create: bool = True, read_only: bool = False) -> E
             connection.execute("PRAGMA busy_timeout=30000")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA secure_delete=ON")
 
     @event.listens_for(engine, "begin")
     def _lock(connection: Connection) -> None:

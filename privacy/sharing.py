@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
-__all__ = ["ALONE", "NoiseShare"]
+from cohortium.study.errors import RefusedError
+from cohortium.study.plan import Plan
+
+__all__ = ["ALONE", "NoiseShare", "noise_share"]
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,14 @@ class NoiseShare:
 
 ALONE = NoiseShare()
 """Full noise at every institution."""
+
+
+def noise_share(plan: Plan) -> NoiseShare:
+    """Whose noise protects the answers to a plan.
+
+    Raises:
+        RefusedError: a plan without noise, which no institution answers.
+    """
+    if plan.trust == "unsafe-none":
+        raise RefusedError("a plan without noise", fix='set trust = "distributed" or "local"')
+    return NoiseShare(plan.min_institutions, plan.colluders) if plan.trust == "distributed" else ALONE

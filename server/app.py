@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from cohortium.server.federation import gather_federation
+from cohortium.models.preflight import preflight
+from cohortium.privacy.secure_sum import OnceStore
+from cohortium.server.federation import Gathering, gather_federation
+from cohortium.server.journal import Journaled
 from cohortium.server.study_run import Asked, run_study
 from cohortium.study.bundle import Bundle
+from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.plan import Plan
 
@@ -22,7 +26,7 @@ class StudyOrder:
     """What a coordinator is to run.
 
     Args:
-        plan, contract: agreed by the institutions.
+        plan, contract, charter: agreed by the institutions.
         run: 32 hexadecimal digits; the same run again resumes it.
         expected: institutions to wait for before the first question.
         timeout: seconds to wait for connections and for the answers to one question.
@@ -30,18 +34,20 @@ class StudyOrder:
 
     plan: Plan
     contract: Contract
+    charter: Charter
     run: str
     expected: int
     timeout: float = 600.0
 
 
 def make_server_app(
-    order: StudyOrder, deliver: Callable[[Bundle], None], progress: Callable[[Asked], None]
+    order: StudyOrder, store: OnceStore, deliver: Callable[[Bundle], None], progress: Callable[[Asked], None]
 ) -> ServerApp:
     """The app the coordinator runs, on every engine.
 
     Args:
         order: what to run.
+        store: the coordinator's own memory; a durable one lets an interrupted run go on.
         deliver: called once with the released bundle.
         progress: called after every question.
     """
@@ -49,7 +55,9 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, _context: Context) -> None:
-        federation = gather_federation(grid, order.plan, order.expected, order.timeout)
+        preflight(order.plan, order.contract, order.charter)
+        gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout)
+        federation = Journaled(gather_federation(grid, gathering, store), store)
         deliver(run_study(order.plan, order.contract, order.run, federation, progress))
 
     return app

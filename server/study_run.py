@@ -6,46 +6,45 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cohortium.models.programme import Ask, NoisySum
 from cohortium.models.segmentation import StudyResult, check_feasible, question_terms, segmentation_programme
-from cohortium.privacy.accounting import price
-from cohortium.privacy.query import SCALE
+from cohortium.privacy.accounting import Spend, price
+from cohortium.privacy.query import SCALE, SumQuery
 from cohortium.privacy.release import noise_scale
+from cohortium.privacy.secure_sum import SumFailed
+from cohortium.server.federation import Federation
 from cohortium.study.bundle import Bundle, ReleaseRecord
 from cohortium.study.contract import Contract
+from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
 
-__all__ = ["Asked", "Respondents", "run_study"]
-
-
-class Respondents(Protocol):
-    """Whoever answers questions; `server.federation.Federation` in a federation."""
-
-    def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
-        """The sum of the releases modulo 2**64 and how many it is of."""
-        ...
+__all__ = ["Asked", "run_study"]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Progress: a question was answered."""
+    """Progress: an attempt at a question came to an end.
+
+    Args:
+        phase, step, attempt: which.
+        institutions: how many answered.
+        problem: why there is no sum; None when there is one.
+    """
 
     phase: str
     step: int
+    attempt: int
     institutions: int
+    problem: str | None = None
 
 
 def run_study(
     plan: Plan,
     contract: Contract,
     run: str,
-    respondents: Respondents,
+    federation: Federation,
     progress: Callable[[Asked], None],
 ) -> Bundle:
     """Ask everything a plan foresees and return what was learnt.
@@ -56,14 +55,14 @@ def run_study(
     Args:
         plan, contract: what the institutions approved.
         run: 32 hexadecimal digits that identify the run.
-        respondents: who answers.
+        federation: who answers.
         progress: called after every question.
 
     Raises:
         PlanError: the plan could not be answered to its end; nothing was asked.
     """
     check_feasible(plan, contract)
-    driver = _Driver(plan, run, respondents, progress)
+    driver = _Driver(plan, run, federation, progress)
     programme = segmentation_programme(plan, contract)
     answer: NoisySum | None = None
     while True:
@@ -77,36 +76,53 @@ def run_study(
 class _Driver:
     """Numbers the steps of every phase, prices each question as the institutions do, and decodes the sums."""
 
-    def __init__(self, plan: Plan, run: str, respondents: Respondents, progress: Callable[[Asked], None]) -> None:
+    def __init__(self, plan: Plan, run: str, federation: Federation, progress: Callable[[Asked], None]) -> None:
         self._plan = plan
         self._run = run
-        self._respondents = respondents
+        self._federation = federation
         self._progress = progress
         self._steps: Counter[str] = Counter()
         self.releases: list[ReleaseRecord] = []
         self.institutions = 0
 
     def answer(self, ask: Ask) -> NoisySum:
+        step = self._steps[ask.phase]
+        self._steps[ask.phase] += 1
+        for attempt in range(1, self._plan.max_attempts + 1):
+            try:
+                return self._attempt(ask, step, attempt)
+            except SumFailed as failure:
+                self._progress(Asked(ask.phase, step, attempt, 0, failure.message))
+        raise RefusedError(
+            f"no sum in {self._plan.max_attempts} attempts at {ask.phase} step {step}",
+            place="plan: max_attempts",
+            fix="bring the missing institutions back and resume",
+        )
+
+    def _attempt(self, ask: Ask, step: int, attempt: int) -> NoisySum:
+        """Ask once; every attempt is a full charge with fresh noise."""
         spec = ask.query.spec()
         header = QuestionHeader(
             plan=self._plan.digest,
             run=self._run,
             phase=ask.phase,
-            step=self._steps[ask.phase],
-            attempt=1,
+            step=step,
+            attempt=attempt,
             kind=spec.kind,
             scalars=spec.scalars,
         )
-        self._steps[ask.phase] += 1
-        sigma = noise_scale(ask.query, question_terms(self._plan, header).allotment)
         question = Question(header, spec.arrays)
-        total, self.institutions = self._respondents.ask(question, ask.query.width)
-        self._record(question, ask, sigma)
-        self._progress(Asked(header.phase, header.step, self.institutions))
-        return NoisySum(total / SCALE, sigma * sqrt(self.institutions) / SCALE, self.institutions)
+        noise = _Noise.of(self._plan, header, ask.query)
+        self._record(question, ask, noise, 0)
+        total, self.institutions = self._federation.ask(question, ask.query.width)
+        self.releases.pop()
+        self._record(question, ask, noise, self.institutions)
+        self._progress(Asked(header.phase, header.step, attempt, self.institutions))
+        std = max(noise.own_sigma * sqrt(self.institutions), 1.0)
+        return NoisySum(total / SCALE, std / SCALE, self.institutions)
 
-    def _record(self, question: Question, ask: Ask, sigma: int) -> None:
-        spend = price(ask.query.bound_squared, sigma, ask.query.width)
+    def _record(self, question: Question, ask: Ask, noise: _Noise, institutions: int) -> None:
+        """An attempt that came to nothing stays on record: whoever answered it has paid."""
         self.releases.append(
             ReleaseRecord(
                 phase=question.header.phase,
@@ -115,12 +131,30 @@ class _Driver:
                 kind=question.header.kind,
                 question=question.digest,
                 width=ask.query.width,
-                sigma=str(sigma),
-                mu2=spend.mu2,
-                tv=spend.tv,
-                institutions=self.institutions,
+                sigma=str(noise.sigma),
+                mu2=noise.spend.mu2,
+                tv=noise.spend.tv,
+                institutions=institutions,
             )
         )
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """The noise of one question: its sigma, the sigma that each institution adds, and the price."""
+
+    sigma: int
+    own_sigma: int
+    spend: Spend
+
+    @classmethod
+    def of(cls, plan: Plan, header: QuestionHeader, query: SumQuery) -> _Noise:
+        if plan.trust == "unsafe-none":
+            return cls(0, 0, Spend())
+        terms = question_terms(plan, header)
+        sigma = noise_scale(query, terms.allotment)
+        own = terms.share.sigma_of(sigma)
+        return cls(sigma, own, price(query.bound_squared, sigma, query.width, terms.share))
 
 
 def _bundle(result: StudyResult, plan: Plan, run: str, driver: _Driver) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -18,16 +19,22 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cohortium.client.app import make_client_app
-from cohortium.client.node import Node, NodeIdentity, create_node, open_node
+from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.models.assignment import nearest_centre, squared_distances
-from cohortium.privacy.accounting import Spend, epsilon_spent
+from cohortium.privacy.accounting import Spend, epsilon_spent, person_at
+from cohortium.privacy.ledger import open_store
+from cohortium.privacy.secure_sum import SqlOnceStore, usual_contributions
+from cohortium.privacy.sharing import NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.app import StudyOrder, make_server_app
+from cohortium.server.study_run import run_study
 from cohortium.simulations.grid import run_in_process
+from cohortium.simulations.unsafe import PlainSums
 from cohortium.study.bundle import Bundle
+from cohortium.study.charter import CHARTER_SCHEMA, SIMULATION, Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import Defect, PlanError
-from cohortium.study.plan import Plan, parse_plan
+from cohortium.study.plan import MAX_EPSILON, Plan, Trust, parse_plan
 
 __all__ = ["FederatedKMeans", "PrivacySpent"]
 
@@ -63,7 +70,11 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
         epsilon, delta: what fitting may cost one person at one institution; everything is charged to it.
         bounds: public (low, high), two numbers or two arrays of length n_features. They must not be computed from X.
             Values outside are clipped. Distances are Euclidean after the bounds are mapped to [-1, 1].
-        trust: `local`: every institution adds full noise.
+        trust: `distributed`: institutions share the noise in a secure sum; `local`: every institution adds all of it;
+            `unsafe-none`: no noise, for comparisons. When left out, `distributed` from three institutions on, `local`
+            below.
+        min_institutions: with `distributed`, t: the least number of institutions in a sum; four fifths when left out.
+        colluders: with `distributed`, c: how many institutions may collude without weakening the guarantee.
         random_state: seed of the post-processing and of the split into institutions; never of noise.
 
     Attributes:
@@ -89,7 +100,9 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
         epsilon: float = 1.0,
         delta: float = 1e-6,
         bounds: tuple[ArrayLike, ArrayLike] | None = None,
-        trust: Literal["local"] = "local",
+        trust: Trust | None = None,
+        min_institutions: int | None = None,
+        colluders: int = 1,
         random_state: int | None = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -97,6 +110,8 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
         self.delta = delta
         self.bounds = bounds
         self.trust = trust
+        self.min_institutions = min_institutions
+        self.colluders = colluders
         self.random_state = random_state
 
     def fit(self, X: Any, y: None = None, *, institutions: int | Sequence[Any] | None = None) -> FederatedKMeans:
@@ -116,21 +131,22 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
         low, high = self._public_bounds(values.shape[1])
         groups = _split(len(values), institutions, self.random_state)
         contract = _contract(low, high)
-        plan = self._plan(contract)
+        plan = self._plan(contract, len(groups))
         clipped = np.clip(values, low, high)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cohortium-")))
-            nodes = [
-                _node(folder / str(index), contract, plan, clipped[rows], rows) for index, rows in enumerate(groups)
-            ]
-            for node in nodes:
-                stack.callback(node.close)
-            self.bundle_ = _run(plan, contract, nodes)
-            spends = [node.ledger.spent() for node in nodes]
+            tables = [CustomerTable(_columns(contract), np.ascontiguousarray(clipped[rows]), rows) for rows in groups]
+            if plan.trust == "unsafe-none":
+                self.bundle_ = run_study(plan, contract, uuid4().hex, PlainSums(tables), lambda _asked: None)
+                spends = []
+            else:
+                nodes, charter = _federation(folder, contract, plan, tables, stack)
+                self.bundle_ = _run(plan, contract, charter, nodes, folder, stack)
+                spends = [node.ledger.spent_by_trust() for node in nodes]
         scaled_centres = np.array([segment.centre for segment in self.bundle_.segments])
         self._low, self._high = low, high
         self.cluster_centers_ = low + (scaled_centres + 1.0) / 2.0 * (high - low)
-        self.privacy_spent_ = _privacy_spent(spends, self.delta, len(self.bundle_.releases))
+        self.privacy_spent_ = _privacy_spent(spends, len(groups), plan, len(self.bundle_.releases))
         scaled = self._scaled(values)
         self.labels_ = nearest_centre(scaled, scaled_centres)
         self.inertia_ = float(squared_distances(scaled, scaled_centres).min(axis=1).sum())
@@ -160,7 +176,11 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
             raise PlanError("bounds must be finite and ascend", place="FederatedKMeans", fix="give bounds=(low, high)")
         return low, high
 
-    def _plan(self, contract: Contract) -> Plan:
+    def _plan(self, contract: Contract, institutions: int) -> Plan:
+        trust = self.trust if self.trust is not None else ("distributed" if institutions >= 3 else "local")
+        least = self.min_institutions
+        if least is None and trust == "distributed":
+            least = usual_contributions(institutions, self.colluders)
         return parse_plan(
             {
                 "schema": "cohortium.plan/1",
@@ -170,7 +190,9 @@ class FederatedKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc] # scik
                 "regions": ["simulation"],
                 "contract": contract.digest,
                 "expires": datetime.now(UTC).date() + timedelta(days=2),
-                "trust": self.trust,
+                "trust": trust,
+                "min_institutions": _whole(1 if least is None else least),
+                "colluders": _whole(self.colluders),
                 "epsilon": float(self.epsilon),
                 "delta": float(self.delta),
                 "segments": {"k": _whole(self.n_clusters), "scale": "bounds", "seed": _whole(self.random_state or 0)},
@@ -229,20 +251,44 @@ def _split(rows: int, institutions: int | Sequence[Any] | None, seed: int | None
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def _node(folder: Path, contract: Contract, plan: Plan, values: NDArray[np.float64], rows: NDArray[np.intp]) -> Node:
-    """An institution whose lifetime budget is this one plan's, and which approved it."""
-    identity = NodeIdentity(institution=folder.name, lifetime_epsilon=plan.epsilon, lifetime_delta=plan.delta)
-    create_node(folder, identity, contract)
-    columns = tuple(feature.name for feature in contract.training_features)
-    node = open_node(folder, CustomerTable(columns, np.ascontiguousarray(values), rows))
-    node.store.approve(plan, contract)
-    return node
+def _columns(contract: Contract) -> tuple[str, ...]:
+    return tuple(feature.name for feature in contract.training_features)
 
 
-def _run(plan: Plan, contract: Contract, nodes: Sequence[Node]) -> Bundle:
+def _federation(
+    folder: Path, contract: Contract, plan: Plan, tables: Sequence[CustomerTable], stack: ExitStack
+) -> tuple[list[Node], Charter]:
+    """Institutions whose lifetime budget is this one plan's and which approved it, and their charter."""
+    members, nodes = [], []
+    for index, table in enumerate(tables):
+        name = f"institution {index}"
+        identity = NodeIdentity(institution=name, lifetime_epsilon=plan.epsilon, lifetime_delta=plan.delta)
+        create_node(folder / str(index), identity, contract)
+        nodes.append(open_node(folder / str(index), table))
+        stack.callback(nodes[-1].close)
+        members.append({"name": name, "region": SIMULATION, "identity": identity_key(folder / str(index))})
+    charter = parse_charter(
+        {
+            "schema": CHARTER_SCHEMA,
+            "name": plan.name,
+            "institutions": members,
+            "min_customers": 1,
+            "max_epsilon": max(plan.epsilon, MAX_EPSILON),
+        }
+    )
+    for node in nodes:
+        node.store.approve(plan, contract, charter)
+    return nodes, charter
+
+
+def _run(
+    plan: Plan, contract: Contract, charter: Charter, nodes: Sequence[Node], folder: Path, stack: ExitStack
+) -> Bundle:
     delivered: list[Bundle] = []
-    order = StudyOrder(plan, contract, run=uuid4().hex, expected=len(nodes))
-    server = make_server_app(order, delivered.append, lambda _asked: None)
+    order = StudyOrder(plan, contract, charter, run=uuid4().hex, expected=len(nodes))
+    database = open_store(folder / "coordinator.sqlite")
+    stack.callback(database.dispose)
+    server = make_server_app(order, SqlOnceStore(database), delivered.append, lambda _asked: None)
     client = make_client_app(lambda context: nodes[int(context.node_config["partition-id"])])
     run_in_process(server, client, nodes=len(nodes))
     if len(delivered) != 1:
@@ -250,13 +296,24 @@ def _run(plan: Plan, contract: Contract, nodes: Sequence[Node]) -> Bundle:
     return delivered[0]
 
 
-def _privacy_spent(spends: Sequence[Spend], delta: float, releases: int) -> PrivacySpent:
-    most = max(spends, key=lambda spend: spend.mu2)
-    counts = sorted({1, 2, 3, len(spends)} & set(range(1, len(spends) + 1)))
+def _privacy_spent(
+    spends: Sequence[Mapping[NoiseShare, Spend]], institutions: int, plan: Plan, releases: int
+) -> PrivacySpent:
+    counts = sorted({1, 2, 3, institutions} & set(range(1, institutions + 1)))
+    if plan.trust == "unsafe-none":
+        return PrivacySpent(math.inf, plan.delta, math.inf, releases, dict.fromkeys(counts, math.inf))
+    local, shared = (
+        max(
+            (spend for by_trust in spends for share, spend in by_trust.items() if share.is_shared == wanted),
+            default=Spend(),
+            key=lambda s: s.mu2,
+        )
+        for wanted in (False, True)
+    )
     return PrivacySpent(
-        epsilon=epsilon_spent(most, delta),
-        delta=delta,
-        mu_squared=most.mu_squared,
+        epsilon=epsilon_spent(person_at(local, shared, 1), plan.delta),
+        delta=plan.delta,
+        mu_squared=person_at(local, shared, 1).mu_squared,
         releases=releases,
-        person_at={count: epsilon_spent(most.times(count), delta) for count in counts},
+        person_at={count: epsilon_spent(person_at(local, shared, count), plan.delta) for count in counts},
     )

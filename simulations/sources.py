@@ -12,7 +12,7 @@ import numpy as np
 from cohortium.client.onboarding import Source
 from cohortium.governance.report import DatasetFacts
 from cohortium.simulations.bank_world import BankWorldSpec, load_bank_world_contract, make_bank_world
-from cohortium.simulations.datasets import fetch, names, unavailable_reason
+from cohortium.simulations.datasets import describe, fetch, names, unavailable_reason
 from cohortium.simulations.partition import ByColumn, ByHash, partition
 from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError
@@ -24,6 +24,7 @@ __all__ = [
     "CustomerData",
     "SplitData",
     "demo_data",
+    "institutions_of",
     "is_public",
     "own_data",
     "public_data",
@@ -136,6 +137,14 @@ def public_data(name: str, institutions: str | None, contract: Contract, say: Ca
     how = ByColumn(*own) if institutions is None and own is not None else split_rule(str(institutions), contract)
     facts = DatasetFacts(name=name, note=found.about.about, licence=found.about.licence)
     return SplitData(facts, found.sources, how)
+
+
+def institutions_of(name: str | None) -> int:
+    """How many institutions a set splits into by itself; 3 where nothing says so."""
+    if name == BANK_WORLD:
+        return _DEMO_BANKS
+    own = describe(name).institutions if name is not None else None
+    return own if own is not None else 3
 
 
 def own_data(sources: Mapping[str, Source], institutions: str | None, contract: Contract) -> SplitData:

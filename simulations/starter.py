@@ -6,9 +6,10 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
+from cohortium.privacy.secure_sum import LEAST_CONTRIBUTIONS, usual_contributions
 from cohortium.simulations.bank_world import bank_world_contract_text
 from cohortium.simulations.datasets import contract_text
-from cohortium.simulations.sources import BANK_WORLD
+from cohortium.simulations.sources import BANK_WORLD, institutions_of
 from cohortium.study.contract import Contract, parse_contract
 from cohortium.study.errors import OutputError
 from cohortium.study.plan import Plan, parse_plan
@@ -22,19 +23,21 @@ def demo_plan(contract: Contract) -> Plan:
     return parse_plan({**document, "contract": contract.digest}, place="demo.plan.toml")
 
 
-def write_starter(folder: Path, data: str | None = None) -> tuple[Path, ...]:
+def write_starter(folder: Path, data: str | None = None, institutions: int | None = None) -> tuple[Path, ...]:
     """Write a commented plan and contract to begin from; a file that is there already is never touched.
 
     Args:
         folder: where to.
         data: name of a public set or of the synthetic world whose contract to write; a general one when left out.
+        institutions: how many will take part; what the data splits into by itself, or 3, when left out.
 
     Raises:
         DataError: no set of that name.
         OutputError: one of the files exists, or the folder cannot be written. Nothing is written then.
     """
     contract = _contract_text(data)
-    targets = {folder / "plan.toml": _plan_text(contract), folder / "contract.toml": contract}
+    taking_part = institutions if institutions is not None else institutions_of(data)
+    targets = {folder / "plan.toml": _plan_text(contract, taking_part), folder / "contract.toml": contract}
     for path in targets:
         if path.exists():
             raise OutputError("exists already", place=str(path), fix="choose another folder, or remove it")
@@ -53,9 +56,13 @@ def _contract_text(data: str | None) -> str:
     return bank_world_contract_text() if data == BANK_WORLD else contract_text(data)
 
 
-def _plan_text(contract: str) -> str:
-    """The starter plan; without an RFM grid for a contract that derives none."""
+def _plan_text(contract: str, institutions: int) -> str:
+    """The starter plan for so many institutions; without an RFM grid for a contract that derives none."""
     plan = _packaged("starter.plan.toml")
+    least = usual_contributions(institutions) if institutions >= LEAST_CONTRIBUTIONS else institutions
+    plan = plan.replace("min_institutions = 3\n", f"min_institutions = {least}\n")
+    if institutions < LEAST_CONTRIBUTIONS:
+        plan = plan.replace('trust = "distributed"', 'trust = "local"')
     derived = {feature.derive for feature in parse_contract(contract, "contract.toml").training_features}
     if {"recency", "frequency"} <= derived:
         return plan

@@ -4,6 +4,7 @@ The folder of a run:
 
     run.json            what is run; the same folder resumes it
     plan.json, contract.json, charter.json
+    coordinator.sqlite  released sums and messages about keys: what an interrupted run goes on from
     institutions/NAME/  one node each (see `client.node`), its customer table and `segments.parquet`
     bundle.json         what the run released
     summary.json        everything the report is drawn from
@@ -28,7 +29,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cohortium.client.app import make_client_app
-from cohortium.client.node import MAX_LIFETIME_EPSILON, Node, NodeIdentity, create_node, open_node
+from cohortium.client.node import MAX_LIFETIME_EPSILON, Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.client.onboarding import OnboardingReport, Source, load_customer_table, load_report, onboard
 from cohortium.client.scoring import score_customers, write_segments
 from cohortium.governance.report import (
@@ -37,19 +38,24 @@ from cohortium.governance.report import (
     LeftOut,
     RunSummary,
     StageTime,
+    collusion,
     person_at,
     render_report,
 )
+from cohortium.models.preflight import preflight
 from cohortium.models.segmentation import check_feasible
+from cohortium.privacy.ledger import open_store
+from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.server.app import StudyOrder, make_server_app
-from cohortium.server.study_run import Asked
+from cohortium.server.study_run import Asked, run_study
 from cohortium.simulations.baselines import compare_with_central
 from cohortium.simulations.grid import run_in_process
 from cohortium.simulations.nodes import STATE_FOLDER, ray_client_app
 from cohortium.simulations.ray_engine import run_on_ray
 from cohortium.simulations.sources import CustomerData
+from cohortium.simulations.unsafe import PlainSums
 from cohortium.study.bundle import Bundle
-from cohortium.study.charter import Charter, Institution
+from cohortium.study.charter import CHARTER_SCHEMA, Charter, Institution, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, PlanError, RefusedError
 from cohortium.study.plan import MAX_EPSILON, Plan
@@ -146,12 +152,13 @@ def simulate(order: SimulationOrder, say: Say) -> RunSummary:
             _write_json(order.out / "contract.json", order.contract.to_json())
             with clock.stage("onboarding"):
                 folders = _onboarded(order, say)
-            charter = order.charter or _charter_of(order.plan, folders)
-            _check_charter(charter, order.plan, folders)
+            nodes = _open_nodes(order, folders, stack)
+            charter = _charter_of(order, folders)
             _write_json(order.out / "charter.json", charter.to_json())
-            nodes = _open_nodes(order, run, folders, stack)
+            if order.plan.trust != "unsafe-none":
+                _approve(order, charter, run, nodes)
         with clock.stage("federated study"):
-            bundle = _run_study(order, run, nodes, say)
+            bundle = _run_study(order, charter, run, nodes, say)
         _write_bytes(order.out / "bundle.json", bundle.to_bytes())
         with clock.stage("scoring"):
             for name, node in nodes.items():
@@ -170,7 +177,8 @@ def simulate(order: SimulationOrder, say: Say) -> RunSummary:
             bundle=bundle,
             contract=ContractFacts.of(order.contract),
             institutions=tuple(_institution_facts(order.plan, name, node) for name, node in nodes.items()),
-            person_at=person_at(spends.values(), order.plan.delta),
+            person_at=person_at(spends.values(), order.plan),
+            collusion=collusion(spends.values(), order.plan, len(nodes)),
             left_out=tuple(_left_out(name, load_report(folders[name] / "customers")) for name in nodes),
             comparison=comparison,
         )
@@ -304,25 +312,48 @@ def _lines(report: OnboardingReport) -> int:
     return sum(table.lines for table in report.tables)
 
 
-def _charter_of(plan: Plan, folders: Mapping[str, Path]) -> Charter:
-    members = tuple(Institution(name=name, region=plan.regions[0]) for name in folders)
-    return Charter(schema="cohortium.charter/1", name=plan.name, institutions=members)  # type: ignore[call-arg] # alias
-
-
-def _check_charter(charter: Charter, plan: Plan, folders: Mapping[str, Path]) -> None:
-    charter.check_plan(plan)
-    members = {institution.name for institution in charter.institutions}
-    strangers = sorted(set(folders) - members)
+def _charter_of(order: SimulationOrder, folders: Mapping[str, Path]) -> Charter:
+    """The charter of the run, with the keys of the simulated institutions in it."""
+    keys = {name: identity_key(folder) for name, folder in folders.items()}
+    given = order.charter
+    if given is None:
+        members = tuple(
+            Institution(name=name, region=order.plan.regions[0], identity=key) for name, key in keys.items()
+        )
+        return parse_charter({"schema": CHARTER_SCHEMA, "name": order.plan.name, "institutions": members})
+    known = {institution.name for institution in given.institutions}
+    strangers = sorted(set(folders) - known)
     if strangers:
         raise PlanError(
             f"the data has an institution '{strangers[0]}' that the charter does not name",
             place="charter: institutions",
-            fix=f"add it, or one of {', '.join(sorted(members - set(folders))) or 'them'} under its name in the data",
+            fix=f"add it, or one of {', '.join(sorted(known - set(folders))) or 'them'} under its name in the data",
         )
+    members = tuple(_with_key(institution, keys.get(institution.name)) for institution in given.institutions)
+    return given.model_copy(update={"institutions": members})
+
+
+def _with_key(institution: Institution, key: str | None) -> Institution:
+    """The member with its simulated key; a key that the charter pins already has to be that very one."""
+    if key is None or institution.identity == key:
+        return institution
+    if institution.identity is not None:
+        raise PlanError(
+            f"'{institution.name}' signs with a key that this simulation does not have",
+            place="charter: institutions.identity",
+            fix="leave it out: a simulation makes keys of its own",
+        )
+    return institution.model_copy(update={"identity": key})
 
 
 def _check_order(order: SimulationOrder) -> None:
     """What can be refused before any table is read."""
+    if order.plan.trust == "unsafe-none" and order.state is not None:
+        raise PlanError(
+            "a run without noise on institutions that keep their ledgers",
+            place="plan: trust",
+            fix='leave out --state, or set trust = "distributed" or "local"',
+        )
     check_feasible(order.plan, order.contract)
     if not (0 < order.lifetime_epsilon <= MAX_LIFETIME_EPSILON and 0 < order.lifetime_delta <= 1e-4):
         raise PlanError(
@@ -334,10 +365,8 @@ def _check_order(order: SimulationOrder) -> None:
         order.charter.check_plan(order.plan)
 
 
-def _open_nodes(
-    order: SimulationOrder, run: _RunFile, folders: Mapping[str, Path], stack: ExitStack
-) -> dict[str, Node]:
-    """Every institution's node; the run's plan is approved on behalf of the simulated institutions."""
+def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: ExitStack) -> dict[str, Node]:
+    """Every institution's node."""
     nodes = {}
     for name, folder in folders.items():
         identity = NodeIdentity(
@@ -347,32 +376,46 @@ def _open_nodes(
         node = open_node(folder, load_customer_table(folder / "customers", order.contract))
         stack.callback(node.close)
         nodes[name] = node
-    for node in nodes.values():
-        # all of them before any approval: a refused plan leaves no trace
-        node.check_terms(order.plan, run.run)
-    for node in nodes.values():
-        node.store.approve(order.plan, order.contract)
     return nodes
 
 
-def _run_study(order: SimulationOrder, file: _RunFile, nodes: Mapping[str, Node], say: Say) -> Bundle:
+def _approve(order: SimulationOrder, charter: Charter, file: _RunFile, nodes: Mapping[str, Node]) -> None:
+    """The plan is approved on behalf of the simulated institutions: by all of them, or by none."""
+    preflight(order.plan, order.contract, charter)
+    for node in nodes.values():
+        node.check_terms(order.plan, file.run)
+    for node in nodes.values():
+        node.store.approve(order.plan, order.contract, charter)
+
+
+def _run_study(order: SimulationOrder, charter: Charter, file: _RunFile, nodes: Mapping[str, Node], say: Say) -> Bundle:
+    if order.plan.trust == "unsafe-none":
+        say("  NO NOISE: this run protects nobody")
+        plain = PlainSums([node.people for node in nodes.values()])
+        return run_study(order.plan, order.contract, file.run, plain, lambda asked: say(_asked(asked)))
     delivered: list[Bundle] = []
-    study = StudyOrder(order.plan, order.contract, run=file.run, expected=len(nodes))
-    server = make_server_app(study, delivered.append, lambda asked: say(_asked(asked)))
-    opened = list(nodes.values())
-    if order.engine == "ray":
-        folders = [{STATE_FOLDER: str((order.state_folder / name).resolve())} for name in nodes]
-        run_on_ray(server, ray_client_app, nodes=len(nodes), node_configs=folders)
-    else:
-        client = make_client_app(lambda context: opened[int(context.node_config["partition-id"])])
-        run_in_process(server, client, nodes=len(nodes))
+    study = StudyOrder(order.plan, order.contract, charter, run=file.run, expected=len(nodes))
+    database = open_store(order.out / "coordinator.sqlite")
+    try:
+        server = make_server_app(study, SqlOnceStore(database), delivered.append, lambda asked: say(_asked(asked)))
+        opened = list(nodes.values())
+        if order.engine == "ray":
+            folders = [{STATE_FOLDER: str((order.state_folder / name).resolve())} for name in nodes]
+            run_on_ray(server, ray_client_app, nodes=len(nodes), node_configs=folders)
+        else:
+            client = make_client_app(lambda context: opened[int(context.node_config["partition-id"])])
+            run_in_process(server, client, nodes=len(nodes))
+    finally:
+        database.dispose()
     if len(delivered) != 1:
         raise Defect("the server app ended without a bundle")
     return delivered[0]
 
 
 def _asked(asked: Asked) -> str:
-    return f"  {asked.phase} {asked.step + 1}: {asked.institutions} institutions answered"
+    again = f", attempt {asked.attempt}" if asked.attempt > 1 else ""
+    outcome = f"{asked.institutions} institutions answered" if asked.problem is None else asked.problem
+    return f"  {asked.phase} {asked.step + 1}{again}: {outcome}"
 
 
 def _institution_facts(plan: Plan, name: str, node: Node) -> InstitutionFacts:
@@ -382,7 +425,7 @@ def _institution_facts(plan: Plan, name: str, node: Node) -> InstitutionFacts:
         spent=node.ledger.spent(plan.digest),
         lifetime=node.ledger.lifetime,
         lifetime_spent=node.ledger.spent(),
-        delta=plan.delta,
+        plan=plan,
     )
 
 

@@ -111,7 +111,15 @@ class KChoice(Agreed):
 
 
 class ReleaseRecord(Agreed):
-    """One question as it was asked of every institution, and what each paid for it."""
+    """One question as it was asked of every institution, and what each paid for it.
+
+    Args:
+        phase, step, attempt, kind, question: which.
+        width: words of the answer.
+        sigma: standard deviation of the noise that was priced, in integer units; 0 without noise.
+        mu2, tv: the price in the ledger's units.
+        institutions: how many the sum is of; 0 for an attempt that came to nothing: whoever answered has paid for it.
+    """
 
     phase: str
     step: Annotated[int, Field(ge=0)]
@@ -122,7 +130,7 @@ class ReleaseRecord(Agreed):
     sigma: str
     mu2: Annotated[int, Field(ge=0)]
     tv: Annotated[int, Field(ge=0)]
-    institutions: Annotated[int, Field(ge=1)]
+    institutions: Annotated[int, Field(ge=0)]
 
 
 class Bundle(Document):

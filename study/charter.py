@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,10 +13,13 @@ from cohortium.study.errors import PlanError
 from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
 from cohortium.study.validation import first_repeat
 
-__all__ = ["CHARTER_SCHEMA", "Charter", "Institution", "load_charter", "parse_charter"]
+__all__ = ["CHARTER_SCHEMA", "SIMULATION", "Charter", "Institution", "load_charter", "parse_charter"]
 
 CHARTER_SCHEMA = "cohortium.charter/1"
 """The schema name this version reads and writes; any other is refused."""
+
+SIMULATION = "simulation"
+"""Region of institutions whose customers are public or synthetic."""
 
 _TEXT = r"^[^\s](.{0,126}[^\s])?$"
 _KEY = r"^[0-9a-f]{64}$"
@@ -30,7 +34,7 @@ class Institution(Agreed):
         name: how it is called, for people; distinct within the charter.
         region: where its customers are, such as EU.
         group: members of one group of companies share it; a group does not witness for itself.
-        identity: its Ed25519 public key in hexadecimal; absent in simulations, where nobody signs.
+        identity: its Ed25519 public key in hexadecimal, under which it signs; a simulation makes one that lacks.
     """
 
     name: _Text
@@ -46,20 +50,26 @@ class Charter(Document):
         schema_id: `cohortium.charter/1`; written `schema` in TOML.
         name: the federation's name.
         institutions: its members.
-        max_epsilon: no plan may ask for more.
+        max_epsilon: no plan may ask for more; above the house limit of 3 only where every region is `simulation`.
         min_cell: no plan may release smaller cells.
+        min_customers: every institution has at least so many; a plan's delta is at most a tenth of one in so many.
     """
 
     schema_id: Annotated[Literal["cohortium.charter/1"], Field(alias="schema")]
     name: _Text
     institutions: Annotated[tuple[Institution, ...], Field(min_length=1)]
-    max_epsilon: Annotated[float, Field(strict=True, gt=0, le=MAX_EPSILON, allow_inf_nan=False)] = MAX_EPSILON
+    max_epsilon: Annotated[float, Field(strict=True, gt=0, le=50, allow_inf_nan=False)] = MAX_EPSILON
     min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL)] = MIN_CELL
+    min_customers: Annotated[int, Field(strict=True, ge=1)] = 1000
 
     @model_validator(mode="after")
     def _distinct(self) -> Charter:
         if repeated := first_repeat(institution.name for institution in self.institutions):
             raise ValueError(f"institutions must have distinct names; rename one '{repeated}'")
+        if repeated := first_repeat(member.identity for member in self.institutions if member.identity is not None):
+            raise ValueError(f"institutions must have distinct identity keys; two have {repeated[:16]}…")
+        if self.max_epsilon > MAX_EPSILON and {member.region for member in self.institutions} != {SIMULATION}:
+            raise ValueError(f"max_epsilon must be {MAX_EPSILON:g} or less outside simulations")
         return self
 
     def check_plan(self, plan: Plan, place: str = "plan") -> None:
@@ -81,6 +91,12 @@ class Charter(Document):
                 f"min_institutions {plan.min_institutions} is above the {len(self.institutions)} members",
                 place=f"{place}: min_institutions",
                 fix="lower it, or enrol more institutions",
+            )
+        if 10 * self.min_customers * Fraction(plan.delta) > 1:
+            raise PlanError(
+                f"delta {plan.delta:g} is above 1 / (10 * {self.min_customers:,}), the charter's min_customers",
+                place=f"{place}: delta",
+                fix=f"set delta = {1 / (10 * self.min_customers):g} or less",
             )
 
 

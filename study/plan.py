@@ -24,6 +24,7 @@ __all__ = [
     "Plan",
     "Segments",
     "Shares",
+    "Trust",
     "load_plan",
     "parse_plan",
 ]
@@ -40,6 +41,9 @@ MIN_CELL = 50
 LawfulBasis = Literal[
     "consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"
 ]
+
+Trust = Literal["distributed", "local", "unsafe-none"]
+"""Whose noise protects an institution's customers."""
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
@@ -116,10 +120,13 @@ class Plan(Document):
         regions: where the people are, such as EU, UK, US.
         contract: digest of the feature contract.
         expires: last day on which a question may be answered.
-        trust: `local`: every institution adds full noise and trusts nobody.
+        trust: `distributed`: a secure sum, in which institutions share the noise; `local`: every institution adds all
+            of it and nothing is masked; `unsafe-none`: no noise at all, in simulations only.
         epsilon, delta: what all questions of the plan together may cost one person at one institution.
         max_attempts: how often a step may be asked, each a full charge within the plan's budget.
-        min_institutions: fewer than this do not start.
+        min_institutions: fewer than this do not start; with `distributed`, t: no sum of fewer is unmasked.
+        colluders: c, how many institutions may collude, the curious one itself included (`distributed`).
+        share_threshold: T, how many institutions together can open a key; the least safe number when left out.
         min_cell: cells with fewer (noisy) people are suppressed.
         segments, shares: see there.
     """
@@ -131,14 +138,34 @@ class Plan(Document):
     regions: Annotated[tuple[_Label, ...], Field(min_length=1)]
     contract: Annotated[str, Field(pattern=_DIGEST)]
     expires: date
-    trust: Literal["local"] = "local"
+    trust: Trust = "distributed"
     epsilon: Annotated[_Number, Field(gt=0, le=50)]
     delta: Annotated[_Number, Field(ge=1e-15, le=1e-4)]
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=5)] = 1
-    min_institutions: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    min_institutions: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
+    colluders: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    share_threshold: Annotated[int, Field(strict=True, ge=2, le=1000)] | None = None
     min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL, le=10**6)] = 100
     segments: Segments = Segments()
     shares: Shares = Shares()
+
+    @model_validator(mode="after")
+    def _safe_sum(self) -> Plan:
+        if self.trust != "distributed":
+            return self
+        if self.min_institutions < 3:
+            raise ValueError(
+                f"min_institutions = {self.min_institutions} with a secure sum would show each institution the others' "
+                'numbers; set min_institutions = 3 or more, or trust = "local"'
+            )
+        if self.colluders >= self.min_institutions:
+            raise ValueError(
+                f"colluders = {self.colluders} of min_institutions = {self.min_institutions} leaves nobody's noise; "
+                f"set colluders = {self.min_institutions - 1} or less"
+            )
+        if self.share_threshold is not None and self.share_threshold > self.min_institutions:
+            raise ValueError("share_threshold is above min_institutions; lower it, or leave it out")
+        return self
 
     def distance_features(self, contract: Contract) -> tuple[str, ...]:
         """The features that distances use: those named, or every trainable number of the contract."""

@@ -1,4 +1,4 @@
-"""The records that travel: a question to an institution, and its one of three possible replies.
+"""The records that travel: questions to an institution, and its one of four possible replies.
 
 Everything is parsed strictly: an unknown or missing field, a wrong type, dtype or shape is a `RefusedError` that
 quotes nothing of the message. Arrays are named, of declared dtype and shape.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -24,15 +25,20 @@ from cohortium.study.errors import RefusedError
 __all__ = [
     "ACCEPTED",
     "DECLINED",
+    "PlanQuestion",
     "Question",
     "QuestionHeader",
     "Release",
+    "SumMessage",
     "digest_array",
+    "parse_question_request",
     "plain_reply",
+    "question_request",
     "reply_kind",
 ]
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+_DIGEST, _RUN = r"sha256:[0-9a-f]{64}", r"[0-9a-f]{32}"
+Digest = Annotated[str, Field(pattern=f"^{_DIGEST}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 ACCEPTED: Final = "accepted"
@@ -41,7 +47,11 @@ ACCEPTED: Final = "accepted"
 DECLINED: Final = "declined"
 """The one constant a coordinator learns when an institution does not answer, whatever the reason."""
 
+SUM: Final = "secure_sum"
+"""Name of the record that carries a message of a secure sum."""
+
 _MAX_ARRAY_WORDS = 2**24
+_MAX_SUM_BYTES = 2**20
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _Record = TypeVar("_Record", bound=ConfigRecord | ArrayRecord)
 
@@ -53,7 +63,7 @@ class QuestionHeader(BaseModel):
 
     format: Literal["cohortium.question/1"] = "cohortium.question/1"
     plan: Digest
-    run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    run: Annotated[str, Field(pattern=f"^{_RUN}$")]
     phase: Name
     step: Annotated[int, Field(ge=0, le=10_000)]
     attempt: Annotated[int, Field(ge=1, le=100)]
@@ -110,15 +120,19 @@ class Release:
         question: digest of the question.
         vector: int64, the noised sum modulo 2**64.
         seal: 32 bytes; only the door that made the release can make it.
+        note: with a masked vector, its institution's signature of the sum it was masked for: 64 bytes, or none.
     """
 
     question: str
     vector: NDArray[np.int64]
     seal: bytes
+    note: bytes = b""
 
     def to_record(self) -> RecordDict:
         """The message content; `from_record` is its inverse."""
-        content = RecordDict({"release": ConfigRecord({"question": self.question, "seal": self.seal})})
+        content = RecordDict(
+            {"release": ConfigRecord({"question": self.question, "seal": self.seal, "note": self.note})}
+        )
         content["sum"] = to_record({"vector": self.vector})
         return content
 
@@ -129,15 +143,102 @@ class Release:
             raise _malformed()
         header = _record(content, "release", ConfigRecord)
         arrays = _record(content, "sum", ArrayRecord)
-        if set(header) != {"question", "seal"} or set(arrays) != {"vector"}:
+        if set(header) != {"question", "seal", "note"} or set(arrays) != {"vector"}:
             raise _malformed()
-        question, seal = header["question"], header["seal"]
+        question, seal, note = header["question"], header["seal"], header["note"]
         if not isinstance(question, str) or not isinstance(seal, bytes) or len(seal) != 32:
+            raise _malformed()
+        if not isinstance(note, bytes) or len(note) not in (0, 64):
             raise _malformed()
         declared = _shape(list(arrays["vector"].shape)) if width is None else (width,)
         if len(declared) != 1:
             raise _malformed()
-        return cls(question, _array(arrays["vector"], np.int64, declared), seal)
+        return cls(question, _array(arrays["vector"], np.int64, declared), seal, note)
+
+
+@dataclass(frozen=True)
+class SumMessage:
+    """A message of a secure sum, as `privacy.secure_sum` writes and reads it. Derived from keys, never from customers.
+
+    Args:
+        payload: at most 2**20 bytes.
+        seal: of the door in an institution's reply: 32 bytes; empty in what the coordinator sends.
+    """
+
+    payload: bytes
+    seal: bytes = b""
+
+    def to_record(self) -> RecordDict:
+        """The message content; `from_record` is its inverse."""
+        return RecordDict({SUM: ConfigRecord({"payload": self.payload, "seal": self.seal})})
+
+    @classmethod
+    def from_record(cls, content: RecordDict) -> SumMessage:
+        """Parse strictly; `RefusedError` for anything that `to_record` would not have written."""
+        if set(content) != {SUM}:
+            raise _malformed()
+        fields = _record(content, SUM, ConfigRecord)
+        if set(fields) != {"payload", "seal"}:
+            raise _malformed()
+        payload, seal = fields["payload"], fields["seal"]
+        if not isinstance(payload, bytes) or not isinstance(seal, bytes) or len(seal) not in (0, 32):
+            raise _malformed()
+        if len(payload) > _MAX_SUM_BYTES:
+            raise _malformed()
+        return cls(payload, seal)
+
+
+@dataclass(frozen=True)
+class PlanQuestion:
+    """Asks whether an institution answers a plan.
+
+    Args:
+        plan: its digest.
+        run: 32 hexadecimal digits.
+        time: the coordinator's clock, seconds since 1970 UTC: clocks that differ would disagree on the plan's expiry.
+    """
+
+    plan: str
+    run: str
+    time: int
+
+    def to_record(self) -> RecordDict:
+        """The message content; `from_record` is its inverse."""
+        return RecordDict({"plan": ConfigRecord({"digest": self.plan, "run": self.run, "time": self.time})})
+
+    @classmethod
+    def from_record(cls, content: RecordDict) -> PlanQuestion:
+        """Parse strictly; `RefusedError` for anything that `to_record` would not have written."""
+        if set(content) != {"plan"}:
+            raise _malformed()
+        fields = _record(content, "plan", ConfigRecord)
+        if set(fields) != {"digest", "run", "time"}:
+            raise _malformed()
+        digest, run, time = fields["digest"], fields["run"], fields["time"]
+        if not isinstance(digest, str) or not re.fullmatch(_DIGEST, digest):
+            raise _malformed()
+        if not isinstance(run, str) or not re.fullmatch(_RUN, run) or type(time) is not int:
+            raise _malformed()
+        return cls(digest, run, time)
+
+
+def question_request(question: Question, sum_input: bytes | None) -> RecordDict:
+    """The content that asks an institution a question, with what a secure sum needs beside it."""
+    content = question.to_record()
+    if sum_input is not None:
+        content[SUM] = ConfigRecord({"payload": sum_input, "seal": b""})
+    return content
+
+
+def parse_question_request(content: RecordDict) -> tuple[Question, bytes | None]:
+    """The inverse of `question_request`; `RefusedError` for anything it would not have written."""
+    if SUM not in content:
+        return Question.from_record(content), None
+    rest = RecordDict({name: record for name, record in content.items() if name != SUM})
+    message = SumMessage.from_record(RecordDict({SUM: content[SUM]}))
+    if message.seal:
+        raise _malformed()
+    return Question.from_record(rest), message.payload
 
 
 def plain_reply(word: Literal["accepted", "declined"]) -> RecordDict:
@@ -145,10 +246,12 @@ def plain_reply(word: Literal["accepted", "declined"]) -> RecordDict:
     return RecordDict({"reply": ConfigRecord({"word": word})})
 
 
-def reply_kind(content: RecordDict) -> Literal["accepted", "declined", "release"]:
-    """Which of the three possible replies this is; `RefusedError` for any other content."""
+def reply_kind(content: RecordDict) -> Literal["accepted", "declined", "release", "secure-sum"]:
+    """Which of the four possible replies this is; `RefusedError` for any other content."""
     if set(content) == {"release", "sum"}:
         return "release"
+    if set(content) == {SUM}:
+        return "secure-sum"
     if set(content) == {"reply"}:
         word = dict(_record(content, "reply", ConfigRecord))
         if word == {"word": ACCEPTED}:

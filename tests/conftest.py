@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from cohortium.client.node import Node, NodeIdentity, create_node, open_node
+from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.models.programme import Ask, NoisySum
 from cohortium.models.segmentation import question_terms
 from cohortium.privacy.query import SCALE, bounded_total
 from cohortium.privacy.release import noise_scale
 from cohortium.privacy.table import CustomerTable
+from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
@@ -87,6 +88,7 @@ lawful_basis = "consent"
 regions = ["EU"]
 contract = "contract.toml"
 expires = 2099-12-31
+trust = "local"
 epsilon = 1.0
 delta = 1e-6
 min_institutions = 2
@@ -194,8 +196,15 @@ def make_people() -> Callable[..., CustomerTable]:
     return make
 
 
+@pytest.fixture(scope="session")
+def charter() -> Charter:
+    """A federation of three that do not sign: enough for plans without a secure sum."""
+    members = [{"name": name, "region": "EU"} for name in REGIONS]
+    return parse_charter({"schema": "cohortium.charter/1", "name": "small", "institutions": members})
+
+
 @pytest.fixture
-def make_node(tmp_path: Path, small_contract: Contract) -> Iterator[Callable[..., Node]]:
+def make_node(tmp_path: Path, small_contract: Contract, charter: Charter) -> Iterator[Callable[..., Node]]:
     """An institution on a table of its own, which approved the given plans."""
     opened: list[Node] = []
 
@@ -204,12 +213,47 @@ def make_node(tmp_path: Path, small_contract: Contract) -> Iterator[Callable[...
         create_node(folder, NodeIdentity(institution=name, lifetime_epsilon=epsilon), small_contract)
         opened.append(open_node(folder, people, bits))
         for plan in plans:
-            opened[-1].store.approve(plan, small_contract)
+            opened[-1].store.approve(plan, small_contract, charter)
         return opened[-1]
 
     yield make
     for node in opened:
         node.close()
+
+
+@dataclass(frozen=True)
+class Members:
+    """Institutions whose charter pins their keys, and the folders of their nodes."""
+
+    charter: Charter
+    nodes: list[Node]
+    folders: list[Path]
+
+
+@pytest.fixture
+def make_members(tmp_path: Path, small_contract: Contract) -> Iterator[Callable[..., Members]]:
+    """A federation that can sign, under a folder of its own for every call; every member approved the given plans."""
+    made: list[Members] = []
+
+    def make(tables: Sequence[CustomerTable], *plans: Plan, bits: Sequence[Any] = (), epsilon: float = 3.0) -> Members:
+        base, nodes, folders, members = tmp_path / f"federation-{len(made)}", [], [], []
+        for index, people in enumerate(tables):
+            name = f"bank {index}"
+            folders.append(base / name)
+            create_node(folders[-1], NodeIdentity(institution=name, lifetime_epsilon=epsilon), small_contract)
+            nodes.append(open_node(folders[-1], people, bits[index] if bits else None))
+            members.append({"name": name, "region": "EU", "identity": identity_key(folders[-1])})
+        document = {"schema": "cohortium.charter/1", "name": "signing", "institutions": members}
+        made.append(Members(parse_charter(document), nodes, folders))
+        for node in nodes:
+            for plan in plans:
+                node.store.approve(plan, small_contract, made[-1].charter)
+        return made[-1]
+
+    yield make
+    for members in made:
+        for node in members.nodes:
+            node.close()
 
 
 @pytest.fixture

@@ -16,15 +16,19 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cohortium.privacy.accounting import Spend, epsilon_by_pld, epsilon_spent
+from cohortium.privacy.accounting import person_at as spend_at
+from cohortium.privacy.secure_sum import SumTerms
 from cohortium.study.bundle import Bundle
 from cohortium.study.contract import Contract, FeatureKind
 from cohortium.study.errors import DataError
+from cohortium.study.plan import Plan
 from cohortium.study.validation import first_repeat
 
 __all__ = [
     "SIMULATION_NOTE",
     "SUMMARY_SCHEMA",
     "AloneCost",
+    "CollusionRow",
     "Comparison",
     "ContractFacts",
     "DatasetFacts",
@@ -35,6 +39,7 @@ __all__ = [
     "RunSummary",
     "StageTime",
     "Units",
+    "collusion",
     "load_summary",
     "person_at",
 ]
@@ -144,7 +149,7 @@ class InstitutionFacts(_Fact):
         spent: what the plan cost it.
         lifetime: its lifetime budget.
         lifetime_spent: what all plans together cost it so far, this one included.
-        epsilon, lifetime_epsilon, lifetime_used: the same three as epsilons.
+        epsilon, lifetime_epsilon, lifetime_used: the same three as epsilons. A run without noise has no epsilon.
         lifetime_left: what later plans may still cost. Epsilons do not add up: it comes from what is left of mu^2.
     """
 
@@ -160,16 +165,17 @@ class InstitutionFacts(_Fact):
 
     @classmethod
     def of(
-        cls, name: str, *, accepted: bool, spent: Spend, lifetime: Spend, lifetime_spent: Spend, delta: float
+        cls, name: str, *, accepted: bool, spent: Spend, lifetime: Spend, lifetime_spent: Spend, plan: Plan
     ) -> InstitutionFacts:
         """The facts from a ledger: what the plan cost, the lifetime budget, and what all plans cost."""
+        delta, noised = plan.delta, plan.trust != "unsafe-none"
         return cls(
             name=name,
             accepted=accepted,
             spent=Units.of(spent),
             lifetime=Units.of(lifetime),
             lifetime_spent=Units.of(lifetime_spent),
-            epsilon=_bounded_epsilon(spent, delta),
+            epsilon=_bounded_epsilon(spent, delta) if noised else None,
             lifetime_epsilon=_bounded_epsilon(lifetime, delta),
             lifetime_used=_bounded_epsilon(lifetime_spent, delta),
             lifetime_left=_bounded_epsilon(_left(lifetime, lifetime_spent), delta),
@@ -201,6 +207,20 @@ class PersonAt(_Fact):
     institutions: Annotated[int, Field(ge=1)]
     epsilon: _Epsilon
     epsilon_pld: _Epsilon
+
+
+class CollusionRow(_Fact):
+    """What the plan costs a person at one institution if more institutions collude than it tolerates.
+
+    Args:
+        colluders: how many, the curious institution itself included.
+        shares: honest shares of noise in the smallest sum that they and the coordinator can open.
+        epsilon: by the ledger's accounting, at the plan's delta.
+    """
+
+    colluders: Annotated[int, Field(ge=1)]
+    shares: Annotated[int, Field(ge=1)]
+    epsilon: _Epsilon
 
 
 class LeftOut(_Fact):
@@ -280,6 +300,7 @@ class RunSummary(_Fact):
         contract: what is needed to print the feature contract that the plan names.
         institutions: every institution that was asked, those that declined included.
         person_at: see `person_at()`.
+        collusion: see `collusion()`; empty where institutions do not share the noise.
         left_out: what onboarding left out, by institution.
         comparison: with non-private clustering, or None when it was not computed.
     """
@@ -295,6 +316,7 @@ class RunSummary(_Fact):
     contract: ContractFacts
     institutions: Annotated[tuple[InstitutionFacts, ...], Field(min_length=1)]
     person_at: Annotated[tuple[PersonAt, ...], Field(min_length=1)]
+    collusion: tuple[CollusionRow, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     comparison: Comparison | None = None
 
@@ -344,19 +366,47 @@ class RunSummary(_Fact):
         return (json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def person_at(spends: Iterable[Spend], delta: float) -> tuple[PersonAt, ...]:
-    """What the plan costs a customer of 1, 2, 3 and all institutions (trust `local`: independent noise, mu^2 adds up).
+def person_at(spends: Iterable[Spend], plan: Plan) -> tuple[PersonAt, ...]:
+    """What the plan costs a customer of 1, 2, 3 and all institutions.
 
-    Formal guarantee: row j bounds the loss of every person at j institutions, whichever they are: it adds up the j
-    largest charges of either currency.
+    Formal guarantee: row j bounds the loss of every person at j institutions, whichever they are. With `local` noise it
+    adds up the j largest charges of either currency; with `distributed` noise one sum moves by j bounds, and mu^2 is
+    j^2 times the largest charge. Without noise there is no bound.
 
     Args:
         spends: what the plan cost each institution that answered; at least one.
-        delta: the plan's.
+        plan: which.
     """
     charges = list(spends)
     counts = sorted({count for count in (1, 2, 3, len(charges)) if 1 <= count <= len(charges)})
-    return tuple(_person_at(count, _largest(charges, count), delta) for count in counts)
+    if plan.trust == "unsafe-none":
+        return tuple(PersonAt(institutions=count, epsilon=None, epsilon_pld=None) for count in counts)
+    if plan.trust == "local":
+        return tuple(_person_at(count, _largest(charges, count), plan.delta) for count in counts)
+    most = _largest(charges, 1)
+    return tuple(_person_at(count, spend_at(Spend(), most, count), plan.delta) for count in counts)
+
+
+def collusion(spends: Iterable[Spend], plan: Plan, parties: int) -> tuple[CollusionRow, ...]:
+    """What the plan costs a person if c, c + 1, half or all but one of the institutions collude with the coordinator.
+
+    Args:
+        spends: what the plan cost each institution that answered; at least one.
+        plan: which.
+        parties: how many institutions shared keys.
+    """
+    if plan.trust != "distributed":
+        return ()
+    most = _largest(list(spends), 1)
+    terms = SumTerms.of(parties, plan.min_institutions, plan.colluders, plan.share_threshold)
+    counts = {plan.colluders, plan.colluders + 1, parties // 2, parties - 1}
+    full = plan.min_institutions - plan.colluders
+    rows = []
+    for count in sorted(count for count in counts if plan.colluders <= count < parties):
+        left = terms.shares_left(count)
+        spend = Spend(-(-most.mu2 * full // left), -(-most.tv * full // left))
+        rows.append(CollusionRow(colluders=count, shares=left, epsilon=_bounded_epsilon(spend, plan.delta)))
+    return tuple(rows)
 
 
 def load_summary(path: Path) -> RunSummary:

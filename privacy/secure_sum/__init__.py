@@ -6,24 +6,32 @@ Must never happen here: a key that outlives its attempt, a mask from anything bu
 """
 
 from cohortium.privacy.secure_sum.aggregator import Aggregator, SumFailed, SumRound
-from cohortium.privacy.secure_sum.messages import Introduction, Offer, Roster, parse_introduction
+from cohortium.privacy.secure_sum.messages import ShareRequest, SumInput, SurvivorSet, UnmaskRequest
 from cohortium.privacy.secure_sum.participant import Masking, Participant
 from cohortium.privacy.secure_sum.state import OnceStore, SqlOnceStore
-from cohortium.privacy.secure_sum.terms import MAX_PARTIES, SumRun, SumTerms
+from cohortium.privacy.secure_sum.terms import (
+    LEAST_CONTRIBUTIONS,
+    MAX_PARTIES,
+    SumRun,
+    SumTerms,
+    usual_contributions,
+)
 
 __all__ = [
+    "LEAST_CONTRIBUTIONS",
     "MAX_PARTIES",
     "Aggregator",
-    "Introduction",
     "Masking",
-    "Offer",
     "OnceStore",
     "Participant",
-    "Roster",
+    "ShareRequest",
     "SqlOnceStore",
     "SumFailed",
+    "SumInput",
     "SumRound",
     "SumRun",
     "SumTerms",
-    "parse_introduction",
+    "SurvivorSet",
+    "UnmaskRequest",
+    "usual_contributions",
 ]

@@ -29,12 +29,12 @@ __all__ = [
     "OfferTo",
     "Opened",
     "Roster",
+    "ShareRequest",
     "SumInput",
     "SurvivorSet",
     "UnmaskRequest",
     "Wire",
     "message_bytes",
-    "parse_introduction",
     "sign",
     "verify",
     "verify_signable",
@@ -242,11 +242,6 @@ class ShareRequest(Wire):
     run: Run
     round: Round
     roster: Roster
-
-
-def parse_introduction(data: object) -> Introduction:
-    """An introduction; its signature is not looked at."""
-    return Introduction.from_bytes(data)
 
 
 def message_bytes(document: dict[str, Any]) -> bytes:

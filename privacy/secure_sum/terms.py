@@ -18,9 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cohortium.study.errors import PlanError
+from cohortium.study.charter import Charter
+from cohortium.study.errors import PlanError, RefusedError
+from cohortium.study.plan import Plan
 
-__all__ = ["LEAST_CONTRIBUTIONS", "MAX_PARTIES", "SumRun", "SumTerms", "least_contributions"]
+__all__ = ["LEAST_CONTRIBUTIONS", "MAX_PARTIES", "SumRun", "SumTerms", "least_contributions", "usual_contributions"]
 
 MAX_PARTIES = 128
 """Most parties of one sum: the graph is complete, so everybody shares keys with everybody."""
@@ -88,6 +90,17 @@ class SumTerms:
                 fix=f"set it between {_least(n, c)} and {t}, or leave it out",
             )
 
+    def shares_left(self, colluders: int) -> int:
+        """Honest shares of noise in the smallest sum that so many colluders and the coordinator can open.
+
+        Up to c: the t - c that the price counts on. Above c, the bounds above may fail for that many; then keys of both
+        kinds can be opened, and what protects an institution is its own share alone.
+        """
+        n, t, j = self.parties, self.contributions, max(colluders, self.colluders)
+        one_set = 2 * (self.threshold - j) > n - j
+        one_view = self.waves == 3 or (n - t + 1) * (self.threshold - j) > (n - j) * (n - t)
+        return max(t - j, 1) if one_set and one_view else 1
+
     @property
     def waves(self) -> int:
         """Messages an institution answers for one question when the whole roster is asked: 2 or 3."""
@@ -114,6 +127,25 @@ class SumRun:
     colluders: int
     threshold: int | None = None
 
+    @classmethod
+    def of(cls, plan: Plan, charter: Charter, run: str) -> SumRun:
+        """The sums of one run of a plan.
+
+        Raises:
+            RefusedError: the plan has no secure sum.
+        """
+        if plan.trust != "distributed":
+            raise RefusedError("the plan foresees no secure sum")
+        return cls(
+            federation=charter.digest,
+            plan=plan.digest,
+            run=run,
+            identities={i.name: bytes.fromhex(i.identity) for i in charter.institutions if i.identity is not None},
+            contributions=plan.min_institutions,
+            colluders=plan.colluders,
+            threshold=plan.share_threshold,
+        )
+
     def terms(self, parties: int) -> SumTerms:
         """The terms for a roster of that many."""
         return SumTerms.of(parties, self.contributions, self.colluders, self.threshold)
@@ -122,6 +154,12 @@ class SumRun:
 def least_contributions(parties: int, colluders: int) -> int:
     """The least t that is safe for n parties and c colluders."""
     return max(_least(parties, colluders), LEAST_CONTRIBUTIONS)
+
+
+def usual_contributions(parties: int, colluders: int = 1) -> int:
+    """A t that lets a fifth of the parties drop out, where that is safe."""
+    four_fifths = -(-4 * parties // 5)
+    return min(max(four_fifths, least_contributions(parties, colluders)), parties)
 
 
 def _least(parties: int, colluders: int) -> int:

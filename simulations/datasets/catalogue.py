@@ -27,6 +27,7 @@ class DataSet:
         tables: the contract's tables and the prepared Parquet or CSV file of each.
         people: rows or ids the contract's table must end up with.
         split_by: (table, column) that makes institutions of it, where one exists.
+        institutions: how many that makes, where they are few enough for one secure sum.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DataSet:
     tables: dict[str, str]
     people: int
     split_by: tuple[str, str] | None = None
+    institutions: int | None = None
 
 
 _UNSTATED = "not stated for the data: fetch it for research, do not pass it on"
@@ -53,6 +55,7 @@ _SETS = (
         tables={"purchases": "ta_feng_all_months_merged.csv"},
         people=32_266,
         split_by=("purchases", "PIN_CODE"),
+        institutions=8,
     ),
     DataSet(
         name="adult",

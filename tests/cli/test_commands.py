@@ -452,6 +452,7 @@ class TestStrangeData:
     def test_few_and_identical_customers_are_suppressed(
         self, cohortium: Callable[..., Outcome], home: Path, customers: int
     ) -> None:
+        plan_edit('trust = "distributed"', 'trust = "local"')(home)
         plan_edit("min_institutions = 3", "min_institutions = 1")(home)
         plan_edit("min_cell = 100", "min_cell = 1000")(home)
         rows = [[f"c{number:04d}", "north", "2026-03-01", "10.00", "store"] for number in range(customers)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,11 @@ from hypothesis import strategies as st
 
 from cohortium.client.app import make_client_app
 from cohortium.client.node import Node
+from cohortium.client.sums import NodeSums
 from cohortium.models.marginals import Axis, MarginalsQuery
+from cohortium.privacy.ledger import open_store
+from cohortium.privacy.release import Door
+from cohortium.privacy.secure_sum import Aggregator, SqlOnceStore, SumRun
 from cohortium.privacy.table import CustomerTable
 from cohortium.simulations.grid import run_in_process
 from cohortium.study.errors import (
@@ -31,7 +37,17 @@ from cohortium.study.errors import (
     RefusedError,
 )
 from cohortium.study.plan import Plan
-from cohortium.study.question import DECLINED, Question, QuestionHeader, Release, plain_reply, reply_kind
+from cohortium.study.question import (
+    DECLINED,
+    PlanQuestion,
+    Question,
+    QuestionHeader,
+    Release,
+    SumMessage,
+    plain_reply,
+    question_request,
+    reply_kind,
+)
 
 Asker = Callable[..., Message]
 
@@ -44,6 +60,10 @@ def question(of: Plan, **changes: Any) -> Question:
     spec = QUERY.spec()
     header: dict[str, Any] = {"plan": of.digest, "run": "0" * 32, "phase": "marginals", "step": 0, "attempt": 1}
     return Question(QuestionHeader(**{**header, "kind": spec.kind, "scalars": spec.scalars, **changes}), spec.arrays)
+
+
+def plan_question(digest: str, run: str = "0" * 32) -> RecordDict:
+    return PlanQuestion(digest, run, int(time.time())).to_record()
 
 
 def asked(app: ClientApp, content: RecordDict, message_type: str = "query.answer") -> Message:
@@ -90,10 +110,10 @@ def said(log: pytest.LogCaptureFixture) -> str:
 
 def test_an_approved_plan_is_accepted_and_another_declined(node: Node, plan: Plan) -> None:
     app = make_client_app(lambda _: node)
-    yes = asked(app, RecordDict({"plan": ConfigRecord({"digest": plan.digest})}), "query.plan")
+    yes = asked(app, plan_question(plan.digest), "query.plan")
     assert reply_kind(yes.content) == "accepted"
     for digest in ("sha256:" + "0" * 64, "", "x" * 1000):
-        assert is_declined(asked(app, RecordDict({"plan": ConfigRecord({"digest": digest})}), "query.plan"))
+        assert is_declined(asked(app, plan_question(digest), "query.plan"))
 
 
 def test_a_replay_is_answered_with_the_same_bytes_and_charged_once(node: Node, plan: Plan) -> None:
@@ -160,19 +180,52 @@ def test_a_malformed_message_is_declined(name: str, node: Node, plan: Plan) -> N
     assert node.ledger.spent().mu2 == 0
 
 
+GOOD_PLAN: dict[str, Any] = {"digest": "sha256:" + "0" * 64, "run": "0" * 32, "time": 1}
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize(
     "content",
     [
         RecordDict(),
         RecordDict({"plan": ConfigRecord({})}),
-        RecordDict({"plan": ConfigRecord({"digest": 7})}),
-        RecordDict({"plan": ConfigRecord({"digest": ["a"]})}),
-        RecordDict({"plan": ConfigRecord({"digest": "a", "more": 1})}),
         RecordDict({"plan": MetricRecord({"digest": 1})}),
+        having(plan_question("sha256:" + "0" * 64), more=ConfigRecord({})),
+        *(
+            RecordDict({"plan": ConfigRecord({**GOOD_PLAN, **changes})})
+            for changes in (
+                {"digest": 7},
+                {"digest": ["a"]},
+                {"digest": GOOD_PLAN["digest"] + "\n"},
+                {"run": 7},
+                {"run": "0" * 31},
+                {"run": "A" * 32},
+                {"time": "now"},
+                {"time": 1.5},
+                {"time": True},
+                {"more": 1},
+            )
+        ),
+        *(
+            RecordDict({"plan": ConfigRecord({k: v for k, v in GOOD_PLAN.items() if k != name})})
+            for name in ("digest", "run", "time")
+        ),
     ],
 )
-def test_a_malformed_plan_message_is_declined(content: RecordDict, node: Node) -> None:
+def test_a_malformed_plan_message_is_declined(
+    content: RecordDict, node: Node, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """Before the node looks at it: as the node is asked nothing, approvals of other plans make no difference."""
+    monkeypatch.setattr(Node, "accept", raising(AssertionError("the node was asked")))
     assert is_declined(asked(make_client_app(lambda _: node), content, "query.plan"))
+    assert "AssertionError" not in said(log)
+    assert node.ledger.reservations() == []
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate", "query", "query.other", "train.answer"])
@@ -197,13 +250,6 @@ class HostileError(Exception):
 
     def __repr__(self) -> str:
         return SECRET
-
-
-def raising(error: BaseException) -> Callable[[Any], Any]:
-    def fail(*_: Any) -> Any:
-        raise error
-
-    return fail
 
 
 @given(
@@ -234,7 +280,7 @@ def test_no_exception_leaves_its_text_in_reply_or_log(
         app = make_client_app(raising(error) if where == "open" else lambda _: node)
         content = question(plan).to_record()
         if where == "accept":
-            content = RecordDict({"plan": ConfigRecord({"digest": plan.digest})})
+            content = plan_question(plan.digest)
         reply = asked(app, content, "query.plan" if where == "accept" else "query.answer")
     assert is_declined(reply)
     assert text not in said(log)
@@ -285,7 +331,7 @@ def leaking(node: Node, monkeypatch: pytest.MonkeyPatch, content: Callable[[Rele
         def to_record(self) -> RecordDict:
             return content(self.release)
 
-    monkeypatch.setattr(type(node.door), "release", lambda door, asked: Reply(real(door, asked)))
+    monkeypatch.setattr(type(node.door), "release", lambda door, asked, _sum: Reply(real(door, asked)))
     return make_client_app(lambda _: node)
 
 
@@ -297,7 +343,8 @@ def extra(release: Release, name: str, record: Any) -> RecordDict:
 
 def in_header(release: Release, **more: Any) -> RecordDict:
     content = release.to_record()
-    content["release"] = ConfigRecord({"question": release.question, "seal": release.seal, **more})
+    header = {"question": release.question, "seal": release.seal, "note": release.note}
+    content["release"] = ConfigRecord({**header, **more})
     return content
 
 
@@ -313,6 +360,13 @@ LEAKS: dict[str, Callable[[Release], RecordDict]] = {
     "arrays beside it": lambda r: extra(r, "raw", ArrayRecord({"rows": Array(np.zeros(3))})),
     "a count in the header": lambda r: in_header(r, customers=300),
     "a time in the header": lambda r: in_header(r, seconds=0.3),
+    "a note in the header": lambda r: in_header(r, note=SECRET.encode()),
+    "a note of the right length": lambda r: in_header(r, note=SECRET.encode().ljust(64)),
+    "no note in the header": lambda r: RecordDict(
+        {**r.to_record(), "release": ConfigRecord({"question": r.question, "seal": r.seal})}
+    ),
+    "words as a message of a secure sum": lambda r: SumMessage(r.vector.tobytes(), r.seal).to_record(),
+    "words beside the constant": lambda r: having(plain_reply(DECLINED), sum=r.to_record()["sum"]),
     "nothing": lambda _: RecordDict(),
     "another word": lambda _: RecordDict({"reply": ConfigRecord({"word": "maybe"})}),
     "a word and more": lambda _: RecordDict({"reply": ConfigRecord({"word": DECLINED, "why": SECRET})}),
@@ -356,3 +410,222 @@ def test_the_leak_harness_lets_the_door_s_own_reply_pass(
     """Otherwise the tests above would prove nothing."""
     reply = asked(leaking(node, monkeypatch, Release.to_record), question(plan).to_record())
     assert reply_kind(reply.content) == "release"
+
+
+# --- secure sums -----------------------------------------------------------------------------------------------------
+
+KEY_WAVES = ("query.share", "query.consent", "query.unmask")
+
+
+@dataclass(frozen=True)
+class Summing:
+    """An institution of a federation with a secure sum, and the coordinator's side up to the first input wave."""
+
+    plan: Plan
+    nodes: list[Node]
+    aggregator: Aggregator
+    app: ClientApp
+
+    @property
+    def node(self) -> Node:
+        return self.nodes[0]
+
+    def requests(self) -> dict[str, bytes]:
+        """What the coordinator asks the first institution in every wave about keys, once all of them contributed."""
+        asked_for = question(self.plan)
+        attempt = self.aggregator.begin(0, asked_for.digest)
+        for party, node in enumerate(self.nodes):
+            release = node.door.release(asked_for, attempt.input_request(party))
+            attempt.take_vector(party, release.vector, release.note)
+        chosen = attempt.choose_survivors()
+        return {
+            "query.share": self.aggregator.share_request(0),
+            "query.consent": chosen,
+            "query.unmask": attempt.unmask_request(),
+        }
+
+
+@pytest.fixture
+def summing(
+    make_plan: Callable[..., Plan],
+    make_people: Callable[..., CustomerTable],
+    make_members: Callable[..., Any],
+    tmp_path: Path,
+) -> Iterator[Summing]:
+    plan = make_plan(trust="distributed", min_institutions=3)
+    members = make_members([make_people(100, seed) for seed in range(3)], plan)
+    database = open_store(tmp_path / "coordinator.sqlite")
+    aggregator = Aggregator(SumRun.of(plan, members.charter, "0" * 32), SqlOnceStore(database))
+    for node in members.nodes:
+        aggregator.introduce(node.accept(PlanQuestion(plan.digest, "0" * 32, int(time.time()))).payload)
+    aggregator.close_roster()
+    for party, node in enumerate(members.nodes):
+        aggregator.take_offer(node.sums.share(aggregator.share_request(0)), party, 0)
+    yield Summing(plan, members.nodes, aggregator, make_client_app(lambda _: members.nodes[0]))
+    database.dispose()
+
+
+def test_a_plan_with_a_secure_sum_is_accepted_with_signed_keys_and_always_the_same(summing: Summing) -> None:
+    replies = [asked(summing.app, plan_question(summing.plan.digest), "query.plan").content for _ in range(2)]
+    assert replies[0].deflate() == replies[1].deflate()
+    assert reply_kind(replies[0]) == "secure-sum"
+    message = SumMessage.from_record(replies[0])
+    assert summing.node.door.has_sealed_message(message)
+    assert summing.aggregator.introduce(message.payload) == "bank 0"
+
+
+def test_a_secure_sum_is_answered_masked_and_noted_and_always_the_same(summing: Summing) -> None:
+    attempt = summing.aggregator.begin(0, question(summing.plan).digest)
+    content = question_request(question(summing.plan), attempt.input_request(0))
+    replies = [asked(summing.app, content).content for _ in range(2)]
+    assert replies[0].deflate() == replies[1].deflate()
+    release = Release.from_record(replies[0], QUERY.width)
+    assert summing.node.door.has_sealed(release)
+    attempt.take_vector(0, release.vector, release.note)
+    assert attempt.contributors == (0,)
+    assert len(list(summing.node.ledger.charges())) == 1
+
+
+def test_a_secure_sum_is_not_answered_in_the_clear_nor_a_clear_sum_masked(
+    summing: Summing, node: Node, plan: Plan
+) -> None:
+    attempt = summing.aggregator.begin(0, question(summing.plan).digest)
+    assert is_declined(asked(summing.app, question(summing.plan).to_record()))
+    content = question_request(question(plan), attempt.input_request(0))
+    assert is_declined(asked(make_client_app(lambda _: node), content))
+    assert summing.node.ledger.spent().mu2 == node.ledger.spent().mu2 == 0
+
+
+def test_every_wave_about_keys_is_answered_with_one_sealed_message(summing: Summing) -> None:
+    for wave, request in summing.requests().items():
+        replies = [asked(summing.app, SumMessage(request).to_record(), wave).content for _ in range(2)]
+        assert replies[0].deflate() == replies[1].deflate()
+        assert summing.node.door.has_sealed_message(SumMessage.from_record(replies[0]))
+
+
+SUM_LEAKS: dict[str, Callable[[SumMessage], RecordDict]] = {
+    "another payload": lambda m: replace(m, payload=SECRET.encode()).to_record(),
+    "a byte more": lambda m: replace(m, payload=m.payload + b" ").to_record(),
+    "a byte less": lambda m: replace(m, payload=m.payload[:-1]).to_record(),
+    "no payload": lambda m: replace(m, payload=b"").to_record(),
+    "another seal": lambda m: replace(m, seal=bytes(32)).to_record(),
+    "no seal": lambda m: replace(m, seal=b"").to_record(),
+    "a record beside it": lambda m: having(m.to_record(), notes=ConfigRecord({"text": SECRET})),
+    "a metric beside it": lambda m: having(m.to_record(), metrics=MetricRecord({"customers": 300})),
+    "a field beside it": lambda m: RecordDict(
+        {"secure_sum": ConfigRecord({"payload": m.payload, "seal": m.seal, "customers": 300})}
+    ),
+    "a text for bytes": lambda m: RecordDict({"secure_sum": ConfigRecord({"payload": SECRET, "seal": m.seal})}),
+    "in a metric": lambda _: RecordDict({"secure_sum": MetricRecord({"payload": 1, "seal": 2})}),
+    "sealed as a release": lambda m: Release("secure-sum", np.zeros(3, dtype=np.int64), m.seal).to_record(),
+}
+
+
+def sum_leaking(monkeypatch: pytest.MonkeyPatch, content: Callable[[SumMessage], RecordDict]) -> None:
+    """From now on every door's messages of secure sums leave as something else."""
+    real = Door.seal_message
+
+    class Reply:
+        def __init__(self, message: SumMessage) -> None:
+            self.message = message
+
+        def to_record(self) -> RecordDict:
+            return content(self.message)
+
+    monkeypatch.setattr(Door, "seal_message", lambda door, payload: Reply(real(door, payload)))
+
+
+def test_a_secure_sum_s_reply_that_the_door_did_not_seal_is_stopped(
+    summing: Summing, log: pytest.LogCaptureFixture
+) -> None:
+    contents = {wave: SumMessage(request).to_record() for wave, request in summing.requests().items()}
+    contents["query.plan"] = plan_question(summing.plan.digest)
+    for wave, content in contents.items():
+        for name, leak in SUM_LEAKS.items():
+            with pytest.MonkeyPatch.context() as patch:
+                sum_leaking(patch, leak)
+                assert is_declined(asked(summing.app, content, wave)), (wave, name)
+    assert SECRET not in said(log)
+
+
+def test_the_sum_leak_harness_lets_the_door_s_own_message_pass(
+    summing: Summing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sum_leaking(monkeypatch, SumMessage.to_record)
+    for wave, request in summing.requests().items():
+        assert reply_kind(asked(summing.app, SumMessage(request).to_record(), wave).content) == "secure-sum"
+
+
+def test_a_message_sealed_by_another_door_is_stopped(summing: Summing, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = summing.nodes[1].door.seal_message(b"keys").to_record()
+    sum_leaking(monkeypatch, lambda _: foreign)
+    assert is_declined(asked(summing.app, plan_question(summing.plan.digest), "query.plan"))
+
+
+GARBAGE: dict[str, RecordDict] = {
+    "nothing": RecordDict(),
+    "a reply": plain_reply(DECLINED),
+    "no bytes": SumMessage(b"").to_record(),
+    "no text": SumMessage(b"\xff\xfe" * 20).to_record(),
+    "a text": SumMessage(SECRET.encode()).to_record(),
+    "no object": SumMessage(b"[1,2]").to_record(),
+    "an empty object": SumMessage(b"{}").to_record(),
+    "a number for a name": SumMessage(b'{"run":1,"round":0,"roster":{"introductions":[]}}').to_record(),
+    "very deep": SumMessage(b"[" * 100_000).to_record(),
+    "too long": SumMessage(b" " * (2**20 + 1)).to_record(),
+    "a text for bytes": RecordDict({"secure_sum": ConfigRecord({"payload": SECRET, "seal": b""})}),
+    "a seal of another length": SumMessage(b"{}", b"x").to_record(),
+    "another record": RecordDict({"secure_sum": MetricRecord({"payload": 1})}),
+    "a record more": having(SumMessage(b"{}").to_record(), notes=ConfigRecord({"text": SECRET})),
+}
+
+
+def test_garbage_about_keys_is_declined(summing: Summing, log: pytest.LogCaptureFixture) -> None:
+    for wave in KEY_WAVES:
+        for name, content in GARBAGE.items():
+            assert is_declined(asked(summing.app, content, wave)), (wave, name)
+    assert SECRET not in said(log)
+    assert "internal error" not in log.text, "refused, not broken down"
+
+
+def test_garbage_beside_a_question_is_declined_free_of_charge(summing: Summing, log: pytest.LogCaptureFixture) -> None:
+    for name, garbage in GARBAGE.items():
+        content = having(question(summing.plan).to_record(), **{key: garbage[key] for key in garbage})
+        assert is_declined(asked(summing.app, content)), name
+    assert SECRET not in said(log)
+    assert summing.node.ledger.spent().mu2 == 0
+
+
+def elsewhere(requests: dict[str, bytes], wave: str) -> dict[str, bytes]:
+    """The request of a wave, as it would be for another wave, run or round, or in other bytes."""
+    request = requests[wave]
+    changed = {
+        "another wave's": requests[KEY_WAVES[KEY_WAVES.index(wave) - 1]],
+        "another run's": request.replace(b'"run":"' + b"0" * 32, b'"run":"' + b"1" * 32),
+        "another round's": request.replace(b'"round":0', b'"round":1'),
+        "cut short": request[:-1],
+        "with more": request[:-1] + b',"z":1}',
+        "in other bytes": request.replace(b'":', b'": ', 1),
+    }
+    assert request not in changed.values()
+    if wave == "query.share":  # as an institution that missed a question is asked for the next round's keys
+        del changed["another round's"]
+    return changed
+
+
+def test_what_was_meant_for_elsewhere_is_declined(summing: Summing) -> None:
+    requests = summing.requests()
+    for wave in KEY_WAVES:
+        for name, request in elsewhere(requests, wave).items():
+            assert is_declined(asked(summing.app, SumMessage(request).to_record(), wave)), (wave, name)
+
+
+def test_no_exception_of_a_secure_sum_leaves_its_text(summing: Summing, log: pytest.LogCaptureFixture) -> None:
+    for wave in ("share", "consent", "unmask"):
+        for kind in (*OTHERS, HostileError):
+            log.clear()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(NodeSums, wave, raising(kind(SECRET)))
+                assert is_declined(asked(summing.app, SumMessage(b"{}").to_record(), f"query.{wave}"))
+            assert SECRET not in said(log)
+            assert kind.__name__ in log.text

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
-from datetime import date
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 
-from cohortium.client.node import Everybody, Node, NodeIdentity, PlanGate, create_node, open_node, read_contract
+from cohortium.client.node import (
+    MAX_CLOCK_SKEW,
+    Everybody,
+    Node,
+    NodeIdentity,
+    PlanGate,
+    create_node,
+    identity_key,
+    open_node,
+    read_contract,
+)
+from cohortium.client.store import Approval
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.models.segmentation import question_terms
+from cohortium.privacy.secure_sum import ShareRequest, SurvivorSet, UnmaskRequest
+from cohortium.privacy.secure_sum.messages import Roster
 from cohortium.privacy.table import CustomerTable
+from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, CohortiumError, DataError, OutputError, PlanError, RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.question import Question, QuestionHeader
+from cohortium.study.question import PlanQuestion, Question, QuestionHeader
 
 MakeNode = Callable[..., Node]
 MakePlan = Callable[..., Plan]
@@ -33,68 +50,188 @@ def question(plan: Plan, run: str = "0" * 32, **changes: Any) -> Question:
     return Question(QuestionHeader(**{**header, "kind": spec.kind, "scalars": spec.scalars, **changes}), spec.arrays)
 
 
+def offer(plan: Plan, run: str = "0" * 32, seconds: float = 0.0) -> PlanQuestion:
+    """What a coordinator asks whose clock goes that much wrong."""
+    return PlanQuestion(plan.digest, run, int(datetime.now(UTC).timestamp() + seconds))
+
+
 # --- approvals -------------------------------------------------------------------------------------------------------
 
 
 def test_only_an_approved_digest_is_accepted(make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople) -> None:
     plan, other = make_plan(), make_plan(epsilon=0.5)
     node = make_node("north", make_people(), plan)
-    assert node.accept(plan.digest) == plan
+    assert node.accept(offer(plan)) is None
     with pytest.raises(RefusedError, match="not approved"):
-        node.accept(other.digest)
+        node.accept(offer(other))
     with pytest.raises(RefusedError, match="not approved"):
         node.door.release(question(other))
     assert node.ledger.spent().mu2 == 0
 
 
 def test_approvals_survive_and_are_read_back_exactly(
-    tmp_path: Path, small_contract: Contract, make_plan: MakePlan, make_people: MakePeople
+    tmp_path: Path, small_contract: Contract, charter: Charter, make_plan: MakePlan, make_people: MakePeople
 ) -> None:
     plan = make_plan(segments={"k": [2, 5], "features": ["score", "visits"]}, max_attempts=3)
     create_node(tmp_path / "n", NodeIdentity(institution="n"), small_contract)
     for _ in range(2):
         node = open_node(tmp_path / "n", make_people())
-        node.store.approve(plan, small_contract)
+        node.store.approve(plan, small_contract, charter)
         node.close()
     node = open_node(tmp_path / "n", make_people())
     known = node.store.approved(plan.digest)
     node.close()
-    assert known == plan
+    assert known == Approval(plan, charter)
     assert known is not None
-    assert known.digest == plan.digest
+    assert (known.plan.digest, known.charter.digest) == (plan.digest, charter.digest)
 
 
 def test_a_plan_of_another_contract_cannot_be_approved(
-    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, small_contract: Contract
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, small_contract: Contract, charter: Charter
 ) -> None:
     node = make_node("north", make_people())
     foreign = make_plan().model_copy(update={"contract": "sha256:" + "0" * 64})
     with pytest.raises(PlanError, match="another contract"):
-        node.store.approve(foreign, small_contract)
+        node.store.approve(foreign, small_contract, charter)
     assert node.store.approved(foreign.digest) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"trust": "unsafe-none"}, "plan: trust"),
+        ({"expires": "2024-06-30"}, "plan: expires"),
+        ({"epsilon": 3.5}, "plan: epsilon"),
+        ({"trust": "distributed", "min_institutions": 3}, "charter: institutions.identity"),
+    ],
+    ids=str,
+)
+def test_an_unsafe_plan_cannot_be_approved(
+    changes: dict[str, Any],
+    place: str,
+    make_node: MakeNode,
+    make_plan: MakePlan,
+    make_people: MakePeople,
+    small_contract: Contract,
+    charter: Charter,
+) -> None:
+    """All of `models.preflight`, of which these are some, stands before the approval."""
+    node, plan = make_node("north", make_people()), make_plan(**changes)
+    with pytest.raises(PlanError) as caught:
+        node.store.approve(plan, small_contract, charter)
+    assert caught.value.place == place
+    assert node.store.approved(plan.digest) is None
+    with pytest.raises(RefusedError, match="not approved"):
+        node.accept(offer(plan))
+
+
+def test_an_approval_holds_within_its_charter_alone(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, small_contract: Contract, charter: Charter
+) -> None:
+    plan = make_plan()
+    node = make_node("north", make_people(), plan)
+    other = charter.model_copy(update={"min_cell": 50, "name": "other"})
+    with pytest.raises(RefusedError, match="another charter"):
+        node.store.approve(plan, small_contract, other)
+    assert node.store.approved(plan.digest) == Approval(plan, charter)
 
 
 # --- the gate --------------------------------------------------------------------------------------------------------
 
 
-def test_an_expired_plan_answers_nothing(make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople) -> None:
-    plan = make_plan(expires="2024-06-30")
+class Calendar:
+    """A day that a test sets for the gate, the ledger and the preflight of a node."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, day: date) -> None:
+        self.day = day
+        for name in ("cohortium.client.node._utc_today", "cohortium.privacy.ledger._utc_today"):
+            patch.setattr(name, lambda: self.day)
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:
+                return datetime.combine(self.day, datetime.min.time(), tz)
+
+        patch.setattr("cohortium.models.preflight.datetime", Clock)
+        patch.setattr("cohortium.client.node.datetime", Clock)
+
+    def asks(self, plan: Plan) -> PlanQuestion:
+        return PlanQuestion(
+            plan.digest, "0" * 32, int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp())
+        )
+
+
+def test_an_expired_plan_answers_nothing(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, calendar = make_plan(expires="2024-06-30"), Calendar(monkeypatch, date(2024, 6, 29))
     node = make_node("north", make_people(), plan)
+    calendar.day = date(2024, 7, 1)
     with pytest.raises(RefusedError, match="expired"):
-        node.accept(plan.digest)
+        node.accept(calendar.asks(plan))
     with pytest.raises(RefusedError, match="expired"):
         node.door.release(question(plan))
+    with pytest.raises(RefusedError, match="expired"):
+        node.check_terms(plan, "0" * 32)
     assert list(node.ledger.charges()) == []
+    assert node.ledger.reservations() == []
 
 
-def test_the_last_day_of_a_plan_counts(make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople) -> None:
+def test_a_plan_that_expires_on_the_way_answers_no_more(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, calendar = make_plan(expires="2024-06-30"), Calendar(monkeypatch, date(2024, 6, 30))
+    node = make_node("north", make_people(), plan)
+    node.accept(calendar.asks(plan))
+    node.door.release(question(plan))
+    spent = node.ledger.spent()
+    calendar.day = date(2024, 7, 1)
+    with pytest.raises(RefusedError, match="expired"):
+        node.door.release(question(plan))
+    assert node.ledger.spent() == spent
+
+
+def test_a_plan_that_has_expired_cannot_be_approved(
+    make_node: MakeNode,
+    make_plan: MakePlan,
+    make_people: MakePeople,
+    small_contract: Contract,
+    charter: Charter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, calendar = make_plan(expires="2024-06-30"), Calendar(monkeypatch, date(2024, 7, 1))
+    node = make_node("north", make_people())
+    with pytest.raises(PlanError, match="expired"):
+        node.store.approve(plan, small_contract, charter)
+    calendar.day = date(2024, 6, 30)
+    node.store.approve(plan, small_contract, charter)
+
+
+def test_the_last_day_of_a_plan_counts(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = make_plan(expires="2024-06-30")
+    Calendar(monkeypatch, date(2024, 6, 30))
     node = make_node("north", make_people(), plan)
     header = question(plan).header
     gate = PlanGate(node.store, today=lambda: date(2024, 6, 30))
     assert gate.admit(header) == question_terms(plan, header)
     with pytest.raises(RefusedError, match="expired"):
         PlanGate(node.store, today=lambda: date(2024, 7, 1)).admit(header)
+
+
+@pytest.mark.parametrize("seconds", [-MAX_CLOCK_SKEW - 5, MAX_CLOCK_SKEW + 5, -86_400, 86_400, -(10**9), 10**11])
+def test_a_coordinator_whose_clock_is_off_is_refused(
+    seconds: float, make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    plan = make_plan()
+    node = make_node("north", make_people(), plan)
+    with pytest.raises(RefusedError, match="clock") as caught:
+        node.accept(offer(plan, seconds=seconds))
+    assert "NTP" in str(caught.value.fix)
+    assert node.ledger.reservations() == []
+    for near in (-MAX_CLOCK_SKEW + 5, MAX_CLOCK_SKEW - 5, 0):
+        node.accept(offer(plan, seconds=near))
 
 
 @pytest.mark.parametrize("changes", [{"phase": "more"}, {"step": 1}, {"attempt": 2}, {"kind": "profiles"}])
@@ -124,26 +261,159 @@ def test_a_second_run_of_a_plan_finds_its_share_spent(
     assert node.ledger.spent() == spent
 
 
-def test_accepting_takes_what_was_asked_already_into_account(
+def test_accepting_reserves_all_of_a_plan_at_once(
     make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
 ) -> None:
+    """Two plans that do not fit together can never both be accepted, in whatever order, before any question."""
     first, second = make_plan(), make_plan(epsilon=0.97)
+    for order in ((first, second), (second, first)):
+        node = make_node(f"north-{order[0].epsilon}", make_people(), first, second, epsilon=1.02)
+        node.accept(offer(order[0]))
+        with pytest.raises(BudgetError, match="lifetime"):
+            node.accept(offer(order[1]))
+        with pytest.raises(BudgetError, match="lifetime"):
+            node.door.release(question(order[1]))
+        with pytest.raises(BudgetError, match="lifetime"):
+            node.check_terms(order[1], "0" * 32)
+        assert [r.plan for r in node.ledger.reservations()] == [order[0].digest]
+        node.door.release(question(order[0]))
+        node.accept(offer(order[0]))
+        assert next(iter(node.ledger.charges())).slot.plan == order[0].digest
+
+
+def test_two_plans_that_fit_together_are_both_accepted(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    first, second = make_plan(epsilon=0.5), make_plan(epsilon=0.4)
     node = make_node("north", make_people(), first, second, epsilon=1.02)
-    node.accept(first.digest)
-    node.accept(second.digest)
+    for _ in range(2):
+        node.accept(offer(first))
+        node.accept(offer(second, run="1" * 32))
+    node.door.release(question(second, run="1" * 32))
     node.door.release(question(first))
-    node.accept(first.digest)
-    with pytest.raises(BudgetError, match="lifetime"):
-        node.accept(second.digest)
+    assert [(r.plan, r.run) for r in node.ledger.reservations()] == [
+        (first.digest, "0" * 32),
+        (second.digest, "1" * 32),
+    ]
+
+
+def test_two_plans_accepted_at_the_same_time_never_both_pass(
+    tmp_path: Path, make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    """Four nodes on one folder, as processes that came up twice, each accepting another plan at once."""
+    plans = [make_plan(name=f"plan-{index}", epsilon=0.9) for index in range(4)]
+    make_node("north", make_people(), *plans, epsilon=1.02).close()
+    nodes = [open_node(tmp_path / "nodes" / "north", make_people()) for _ in plans]
+    together = Barrier(len(nodes))
+
+    def accepts(index: int) -> bool:
+        together.wait()
+        try:
+            nodes[index].accept(offer(plans[index]))
+        except BudgetError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        accepted = list(pool.map(accepts, range(len(nodes))))
+    assert sum(accepted) == 1
+    assert [r.plan for r in nodes[0].ledger.reservations()] == [plans[accepted.index(True)].digest]
+    for node in nodes:
+        node.close()
+
+
+def test_a_second_run_is_not_accepted_on_the_same_plan(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    plan = make_plan()
+    node = make_node("north", make_people(), plan)
+    node.accept(offer(plan))
+    for run in ("1" * 32, "f" * 32):
+        with pytest.raises(BudgetError, match="another run has begun"):
+            node.accept(offer(plan, run=run))
+        with pytest.raises(BudgetError, match="another run has begun"):
+            node.check_terms(plan, run)
+    node.check_terms(plan, "0" * 32)
+    node.accept(offer(plan))
+
+
+def test_a_lifetime_budget_below_the_plan_s_is_refused(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    plan = make_plan(epsilon=1.0)
+    node = make_node("north", make_people(), plan, epsilon=0.999)
+    with pytest.raises(BudgetError, match="lifetime") as caught:
+        node.accept(offer(plan))
+    assert "epsilon" in str(caught.value.fix)
+    assert node.ledger.reservations() == []
+    make_node("south", make_people(), plan, epsilon=1.0).accept(offer(plan))
 
 
 def test_checking_terms_leaves_no_trace(make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople) -> None:
     node = make_node("north", make_people(), epsilon=0.5)
     with pytest.raises(BudgetError, match="lifetime"):
-        node.check_terms(make_plan())
-    node.check_terms(make_plan(epsilon=0.4))
+        node.check_terms(make_plan(), "0" * 32)
+    node.check_terms(make_plan(epsilon=0.4), "0" * 32)
     assert node.store.approved(make_plan().digest) is None
     assert node.store.approved(make_plan(epsilon=0.4).digest) is None
+    assert node.ledger.reservations() == []
+
+
+# --- secure sums -----------------------------------------------------------------------------------------------------
+
+
+def test_keys_of_a_run_belong_to_its_plan(
+    make_members: Callable[..., Any], make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    one, two = (make_plan(trust="distributed", min_institutions=3, epsilon=0.5, name=name) for name in ("one", "two"))
+    node = make_members([make_people(50)] * 3, one, two).nodes[0]
+    first = node.accept(offer(one))
+    assert first is not None
+    assert node.accept(offer(one)) == first
+    with pytest.raises(RefusedError, match="another plan"):
+        node.accept(offer(two))
+    other = node.accept(offer(two, run="1" * 32))
+    assert other is not None
+    assert other.payload != first.payload
+    assert {r.plan: r.run for r in node.ledger.reservations()} == {one.digest: "0" * 32, two.digest: "1" * 32}
+
+
+def test_a_member_whose_key_the_charter_does_not_pin_takes_no_part(
+    make_members: Callable[..., Any], make_plan: MakePlan, make_people: MakePeople, small_contract: Contract
+) -> None:
+    plan, (ours, theirs) = (
+        make_plan(trust="distributed", min_institutions=3),
+        [make_members([make_people(50)] * 3) for _ in range(2)],
+    )
+    node = ours.nodes[0]
+    node.store.approve(plan, small_contract, theirs.charter)
+    with pytest.raises(RefusedError, match="another key"):
+        node.accept(offer(plan))
+    assert node.ledger.reservations() == []
+
+
+@pytest.mark.parametrize("message", ["share", "consent", "unmask"])
+def test_keys_of_a_run_it_was_not_introduced_to_are_not_shared(
+    message: str, make_members: Callable[..., Any], make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    plan = make_plan(trust="distributed", min_institutions=3)
+    node = make_members([make_people(50)] * 3, plan).nodes[0]
+    chosen = SurvivorSet(
+        run="0" * 32,
+        round=0,
+        question="sha256:" + "0" * 64,
+        asked="sha256:" + "0" * 64,
+        survivors=(0, 1, 2),
+        dropped=(),
+        notes=("0" * 128,) * 3,
+    )
+    request = {
+        "share": ShareRequest(run="0" * 32, round=0, roster=Roster(introductions=())),
+        "consent": chosen,
+        "unmask": UnmaskRequest(survivor_set=chosen, consents=()),
+    }[message]
+    with pytest.raises(RefusedError, match="not introduced to"):
+        getattr(node.sums, message)(request.to_bytes())
 
 
 # --- the record of releases ------------------------------------------------------------------------------------------
@@ -188,12 +458,68 @@ def test_a_folder_is_for_its_owner_alone_and_made_once(
     create_node(folder, NodeIdentity(institution="n"), small_contract)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(before) == {"node.json", "contract.json"}
+    assert set(before) == {"node.json", "contract.json", "identity.pem", "node.sqlite"}
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
     create_node(folder, NodeIdentity(institution="n"), small_contract)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert read_contract(folder) == small_contract
     open_node(folder, make_people()).close()
     assert stat.S_IMODE((folder / "node.sqlite").stat().st_mode) == 0o600
+
+
+def test_the_identity_key_is_for_the_owner_alone_and_stays(
+    tmp_path: Path, small_contract: Contract, make_people: MakePeople
+) -> None:
+    keys = set()
+    for name in ("a", "b"):
+        create_node(tmp_path / name, NodeIdentity(institution=name), small_contract)
+        assert stat.S_IMODE((tmp_path / name / "identity.pem").stat().st_mode) == 0o600
+        key = identity_key(tmp_path / name)
+        open_node(tmp_path / name, make_people()).close()
+        create_node(tmp_path / name, NodeIdentity(institution=name), small_contract)
+        assert identity_key(tmp_path / name) == key
+        keys.add(key)
+    assert len(keys) == 2
+    assert all(len(bytes.fromhex(key)) == 32 for key in keys)
+
+
+def test_a_lost_ledger_is_missed_and_never_begun_afresh(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, small_contract: Contract, tmp_path: Path
+) -> None:
+    """Neither by opening the node nor by creating it again: it would spend the people's budget a second time."""
+    plan, folder = make_plan(), tmp_path / "nodes" / "north"
+    node = make_node("north", make_people(), plan)
+    node.accept(offer(plan))
+    node.door.release(question(plan))
+    node.close()
+    for path in folder.glob("node.sqlite*"):
+        path.unlink()
+    for _ in range(2):
+        with pytest.raises(DataError, match="ledger is missing") as caught:
+            open_node(folder, make_people())
+        assert "put back" in str(caught.value.fix)
+        create_node(folder, NodeIdentity(institution="north"), small_contract)
+        assert not list(folder.glob("node.sqlite*"))
+
+
+@pytest.mark.parametrize("name", ["identity.pem", "contract.json", "node.json"])
+def test_a_node_that_lost_a_file_is_not_opened(
+    name: str, tmp_path: Path, small_contract: Contract, make_people: MakePeople
+) -> None:
+    create_node(tmp_path / "n", NodeIdentity(institution="n"), small_contract)
+    (tmp_path / "n" / name).unlink()
+    with pytest.raises(DataError, match="holds no node"):
+        open_node(tmp_path / "n", make_people())
+
+
+@pytest.mark.parametrize("text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_a_key_that_is_none_is_named(
+    text: str, tmp_path: Path, small_contract: Contract, make_people: MakePeople
+) -> None:
+    create_node(tmp_path / "n", NodeIdentity(institution="n"), small_contract)
+    (tmp_path / "n" / "identity.pem").write_text(text)
+    with pytest.raises(DataError):
+        open_node(tmp_path / "n", make_people())
 
 
 @pytest.mark.parametrize(
@@ -215,20 +541,38 @@ def test_a_node_cannot_change_its_contract(tmp_path: Path, small_contract: Contr
         create_node(tmp_path / "n", NodeIdentity(institution="n"), other)
 
 
+@pytest.mark.parametrize("writes", range(1, 4))
+@pytest.mark.parametrize("cut", ["half", "staged", "whole"])
 def test_a_half_written_node_is_never_seen(
-    tmp_path: Path, small_contract: Contract, make_people: MakePeople, monkeypatch: pytest.MonkeyPatch
+    writes: int,
+    cut: str,
+    tmp_path: Path,
+    small_contract: Contract,
+    make_people: MakePeople,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that dies while it writes leaves a folder in which the same node can be created."""
-    write = Path.write_text
+    """A process that dies while it writes any of its files leaves a folder in which the same node can be created."""
+    replace, left = os.replace, [writes]
 
-    def dies(self: Path, text: str, **options: Any) -> int:
-        write(self, text[: len(text) // 2], **options)
-        raise KeyboardInterrupt
+    def dies(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if not left[0]:
+            if cut == "half":
+                source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+            elif cut == "whole":
+                replace(source, target)
+            raise KeyboardInterrupt
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "write_text", dies)
+    monkeypatch.setattr("cohortium.client.node.os.replace", dies)
     with pytest.raises(KeyboardInterrupt):
         create_node(tmp_path / "n", NodeIdentity(institution="n"), small_contract)
     monkeypatch.undo()
+    whole = (tmp_path / "n" / "node.json").exists()
+    assert whole == (writes == 3 and cut == "whole")
+    if not whole:
+        with pytest.raises(DataError, match="holds no node"):
+            open_node(tmp_path / "n", make_people())
     create_node(tmp_path / "n", NodeIdentity(institution="n"), small_contract)
     open_node(tmp_path / "n", make_people()).close()
 

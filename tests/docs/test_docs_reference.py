@@ -26,7 +26,7 @@ from cohortium.client.onboarding.aggregate import LINE_PROBLEMS
 from cohortium.client.onboarding.report import ColumnReport, FeatureReport, OnboardingReport, TableReport
 from cohortium.governance.report import RunSummary, load_summary, render_report
 from cohortium.governance.report.html import SECTIONS
-from cohortium.governance.report.summary import Comparison, InstitutionFacts, LeftOut, PersonAt
+from cohortium.governance.report.summary import CollusionRow, Comparison, InstitutionFacts, LeftOut, PersonAt
 from cohortium.models.segmentation import phases
 from cohortium.simulations.bank_world import load_bank_world_contract
 from cohortium.simulations.datasets import names as data_sets
@@ -62,6 +62,7 @@ WRITTEN: dict[str, type[BaseModel]] = {
     "summary.json": RunSummary,
     "An institution in summary.json": InstitutionFacts,
     "A row of person_at": PersonAt,
+    "A row of collusion": CollusionRow,
     "A row of left_out": LeftOut,
     "Comparison": Comparison,
     "node.json": NodeIdentity,
@@ -272,7 +273,6 @@ def heads(report: str) -> list[str]:
 @pytest.mark.parametrize(
     "missing",
     [
-        "secure sum",
         "consent store",
         "rule packs",
         "tamper-evident log",

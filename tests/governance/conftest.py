@@ -15,6 +15,7 @@ from cohortium.governance.report import (
     LeftOut,
     RunSummary,
     StageTime,
+    collusion,
     person_at,
 )
 from cohortium.models.rfm import RFM_NAMES, QuintileEdges
@@ -85,6 +86,7 @@ class Scenario:
     merged: bool = True
     compared: bool = True
     dataset: str = "bank-world"
+    trust: str = "local"
     epsilon: float = 1.0
     min_cell: int = 100
     prior: int = 1
@@ -109,7 +111,8 @@ class Scenario:
             bundle=self._bundle(plan),
             contract=ContractFacts.of(contract),
             institutions=tuple(self._institution(name, plan, spent) for name in every),
-            person_at=person_at([spent] * len(self.institutions), plan.delta),
+            person_at=person_at([spent] * len(self.institutions), plan),
+            collusion=collusion([spent], plan, len(self.institutions)),
             left_out=tuple(self._left_out(name) for name in self.institutions),
             comparison=self._comparison() if self.compared else None,
         )
@@ -123,6 +126,7 @@ class Scenario:
             "regions": ["EU", "UK"],
             "contract": contract.digest,
             "expires": date(2026, 12, 31),
+            "trust": self.trust,
             "epsilon": self.epsilon,
             "delta": 1e-6,
             "min_cell": self.min_cell,
@@ -173,7 +177,7 @@ class Scenario:
             spent=paid,
             lifetime=budget_for(3.0, plan.delta),
             lifetime_spent=paid + spent.times(min(prior, 2)),
-            delta=plan.delta,
+            plan=plan,
         )
 
     def _bundle(self, plan: Plan) -> Bundle:

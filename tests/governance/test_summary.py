@@ -13,13 +13,21 @@ from pydantic import ValidationError
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from cohortium.governance.report import InstitutionFacts, RunSummary, load_summary, person_at
+from cohortium.governance.report import InstitutionFacts, RunSummary, collusion, load_summary, person_at
 from cohortium.privacy.accounting import MU2_UNIT, Spend, budget_for
 from cohortium.study.errors import DataError
+from cohortium.study.plan import Plan
 
 from .conftest import Scenario
 
 _DELTA = 1e-6
+
+
+def _plan(trust: str, **changes: Any) -> Plan:
+    return replace(Scenario(), trust=trust).build().bundle.plan.model_copy(update=changes)
+
+
+_LOCAL = _plan("local")
 
 
 def _gaussian_epsilon(mu: float, delta: float) -> float:
@@ -51,7 +59,7 @@ def test_unreadable_summaries_are_data_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_person_at_equals_the_closed_form(count: int) -> None:
     spend = Spend(budget_for(1.0, _DELTA).mu2, 0)
-    rows = person_at([spend] * count, _DELTA)
+    rows = person_at([spend] * count, _LOCAL)
     assert [row.institutions for row in rows] == sorted({1, min(2, count), min(3, count), count})
     for row in rows:
         mu = math.sqrt(row.institutions * spend.mu2 * float(MU2_UNIT))
@@ -62,16 +70,46 @@ def test_person_at_equals_the_closed_form(count: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(10**10, 2 * 10**13), min_size=1, max_size=5))
 def test_person_at_is_monotone_and_bounds_every_choice(charges: list[int]) -> None:
-    rows = person_at([Spend(charge, 0) for charge in charges], _DELTA)
+    rows = person_at([Spend(charge, 0) for charge in charges], _LOCAL)
     found = [row.epsilon for row in rows]
     assert all(value is not None for value in found)
     assert found == sorted(found, key=lambda value: value or 0.0)
-    assert rows[0] == person_at([Spend(max(charges), 0)], _DELTA)[0]
-    assert rows[-1].epsilon == person_at([Spend(sum(charges), 0)], _DELTA)[0].epsilon
+    assert rows[0] == person_at([Spend(max(charges), 0)], _LOCAL)[0]
+    assert rows[-1].epsilon == person_at([Spend(sum(charges), 0)], _LOCAL)[0].epsilon
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_with_shared_noise_a_person_at_j_institutions_costs_j_squared(count: int) -> None:
+    spend = Spend(budget_for(1.0, _DELTA).mu2, 0)
+    rows = person_at([Spend(10, 0), *[spend] * (count - 1)], _plan("distributed"))
+    for row in rows:
+        mu = row.institutions * math.sqrt(spend.mu2 * float(MU2_UNIT))
+        assert row.epsilon == pytest.approx(_gaussian_epsilon(mu, _DELTA), rel=1e-6)
+
+
+def test_more_colluders_than_the_plan_tolerates_leave_fewer_shares_of_noise() -> None:
+    spend = Spend(budget_for(1.0, _DELTA).mu2, 0)
+    plan = _plan("distributed", min_institutions=9, colluders=2, share_threshold=9)
+    rows = collusion([spend], plan, 10)
+    assert [(row.colluders, row.shares) for row in rows] == [(2, 7), (3, 6), (5, 4), (9, 1)]
+    for row in rows:
+        mu = math.sqrt(7 / row.shares * spend.mu2 * float(MU2_UNIT))
+        assert row.epsilon == pytest.approx(_gaussian_epsilon(mu, _DELTA), rel=1e-6)
+    fragile = collusion([spend], plan.model_copy(update={"share_threshold": None}), 10)
+    assert [(row.colluders, row.shares) for row in fragile] == [(2, 7), (3, 6), (5, 1), (9, 1)]
+    assert collusion([spend], _LOCAL, 10) == ()
+
+
+def test_without_noise_there_is_no_epsilon(scenario: Scenario) -> None:
+    assert {row.epsilon for row in person_at([Spend()] * 3, _plan("unsafe-none"))} == {None}
+    facts = InstitutionFacts.of(
+        "A", accepted=True, spent=Spend(), lifetime=Spend(9, 9), lifetime_spent=Spend(), plan=_plan("unsafe-none")
+    )
+    assert facts.epsilon is None
 
 
 def test_no_bound_is_none_not_infinity() -> None:
-    (row,) = person_at([Spend(2**70, 2**90)], _DELTA)
+    (row,) = person_at([Spend(2**70, 2**90)], _LOCAL)
     assert row.epsilon is None
     assert row.epsilon_pld is None
 
@@ -79,13 +117,13 @@ def test_no_bound_is_none_not_infinity() -> None:
 def test_lifetime_left_and_runs_left_come_from_what_adds_up() -> None:
     spent, lifetime = Spend(10**12, 7), budget_for(3.0, _DELTA)
     facts = InstitutionFacts.of(
-        "A", accepted=True, spent=spent, lifetime=lifetime, lifetime_spent=spent.times(3), delta=_DELTA
+        "A", accepted=True, spent=spent, lifetime=lifetime, lifetime_spent=spent.times(3), plan=_LOCAL
     )
     left = (lifetime.mu2 - 3 * spent.mu2) * float(MU2_UNIT)
     assert facts.runs_left == (lifetime.mu2 - 3 * spent.mu2) // spent.mu2
     assert facts.lifetime_left == pytest.approx(_gaussian_epsilon(math.sqrt(left), _DELTA), rel=2e-3)
     idle = InstitutionFacts.of(
-        "B", accepted=False, spent=Spend(), lifetime=lifetime, lifetime_spent=Spend(), delta=_DELTA
+        "B", accepted=False, spent=Spend(), lifetime=lifetime, lifetime_spent=Spend(), plan=_LOCAL
     )
     assert (idle.runs_left, idle.epsilon) == (None, 0.0)
 

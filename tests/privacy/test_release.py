@@ -23,6 +23,7 @@ from cohortium.privacy.gate import Terms
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, SumQuery, bounded_total
 from cohortium.privacy.release import MAX_WIDTH, MIN_SIGMA, Door, noise_scale
+from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import BudgetError, CohortiumError, Defect, PlanError, RefusedError
 from cohortium.study.question import Question, QuestionHeader, Release
@@ -44,8 +45,14 @@ def question(query: SumQuery = QUERY, **changes: Any) -> Question:
 
 
 class Gate:
-    def __init__(self, allotment: int | None = None, budget: Spend = BUDGET, error: Exception | None = None) -> None:
-        self.terms, self.error = Terms(allotment or BUDGET.mu2 // 4, budget), error
+    def __init__(
+        self,
+        allotment: int | None = None,
+        budget: Spend = BUDGET,
+        error: Exception | None = None,
+        share: NoiseShare = ALONE,
+    ) -> None:
+        self.terms, self.error = Terms(allotment or BUDGET.mu2 // 4, budget, date.max, share), error
 
     def admit(self, _question: QuestionHeader) -> Terms:
         if self.error:
@@ -62,8 +69,34 @@ class Events(list[Mapping[str, Any]]):
     """An audit sink that remembers."""
 
 
+class NoSums:
+    """The secure sums of an institution that takes part in none."""
+
+    def begin(self, *_: Any) -> Any:
+        raise AssertionError("a secure sum was begun")
+
+
+class Masking:
+    """Adds one to every word, remembers what it masked, and signs with 64 bytes."""
+
+    note = bytes(range(64))
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[QuestionHeader, bytes, str]] = []
+        self.unmasked: list[NDArray[np.int64]] = []
+
+    def begin(self, question: QuestionHeader, request: bytes, digest: str) -> Masking:
+        self.begun.append((question, request, digest))
+        return self
+
+    def apply(self, vector: NDArray[np.int64]) -> tuple[NDArray[np.int64], bytes]:
+        self.unmasked.append(vector.copy())
+        return vector + 1, self.note
+
+
 def make_door(ledger: Ledger, bits: Any = None, **changes: Any) -> Door:
     parts: dict[str, Any] = {"gate": Gate(), "consent": All(), "audit": Events(), "build": build_query, "bits": bits}
+    parts["sums"] = NoSums()
     table = changes.pop("people", None)
     return Door(people() if table is None else table, ledger, **{**parts, **changes})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cohortium.server import federation as module
-from cohortium.server.federation import Federation, gather_federation
+from cohortium.server.federation import Federation, Gathering, OpenFederation, gather_federation
 from cohortium.simulations.grid import run_in_process
+from cohortium.study.charter import Charter
 from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.question import ACCEPTED, DECLINED, Question, QuestionHeader, Release, plain_reply
+from cohortium.study.question import ACCEPTED, DECLINED, Question, QuestionHeader, Release, SumMessage, plain_reply
 
 WIDTH = 5
+RUN = "ab" * 16
 QUESTION = Question(
     QuestionHeader(plan="sha256:" + "0" * 64, run="0" * 32, phase="p", step=0, attempt=1, kind="k"), {"a": np.ones(2)}
 )
@@ -69,7 +72,7 @@ def on_grid(apps: Sequence[ClientApp], use: Callable[[Grid], Any]) -> Any:
 
 def asked(answers: Sequence[Answer], minimum: int = 1, times: int = 1) -> tuple[NDArray[np.int64], int]:
     def use(grid: Grid) -> tuple[NDArray[np.int64], int]:
-        federation = Federation(grid, list(grid.get_node_ids()), minimum, timeout=5.0)
+        federation = OpenFederation(grid, list(grid.get_node_ids()), minimum, timeout=5.0)
         for _ in range(times - 1):
             federation.ask(QUESTION, WIDTH)
         return federation.ask(QUESTION, WIDTH)
@@ -110,6 +113,7 @@ def sum_record(array: Array) -> Answer:
     return extra("sum", ArrayRecord({"vector": array}))
 
 
+HEADER: dict[str, Any] = {"question": QUESTION.digest, "seal": bytes(32), "note": b""}
 BAD: dict[str, Answer] = {
     "declines": fixed(plain_reply(DECLINED)),
     "accepts instead of answering": fixed(plain_reply(ACCEPTED)),
@@ -126,8 +130,11 @@ BAD: dict[str, Answer] = {
     "another question": release(np.zeros(WIDTH, dtype=np.int64), "sha256:" + "9" * 64),
     "a metric more": extra("metrics", MetricRecord({"n": 1})),
     "a header of another kind": extra("release", MetricRecord({"question": 1})),
-    "a header with more": extra("release", ConfigRecord({"question": "q", "seal": bytes(32), "n": 1})),
-    "a short seal": extra("release", ConfigRecord({"question": QUESTION.digest, "seal": b""})),
+    "a header with more": extra("release", ConfigRecord({**HEADER, "n": 1})),
+    "a header with less": extra("release", ConfigRecord({"question": QUESTION.digest, "seal": bytes(32)})),
+    "a short seal": extra("release", ConfigRecord({**HEADER, "seal": b""})),
+    "a note of another length": extra("release", ConfigRecord({**HEADER, "note": b"customer 4711"})),
+    "a message of a secure sum": fixed(SumMessage(bytes(8 * WIDTH), bytes(32)).to_record()),
 }
 
 
@@ -159,8 +166,24 @@ def test_with_too_few_institutions_left_the_run_stops(bad: str) -> None:
 # --- gathering -------------------------------------------------------------------------------------------------------
 
 
-def gathered(apps: Sequence[ClientApp], plan: Plan, expected: int, timeout: float = 5.0) -> Federation:
-    federation: Federation = on_grid(apps, lambda grid: gather_federation(grid, plan, expected, timeout))
+@pytest.fixture
+def gathering(charter: Charter) -> Callable[..., Gathering]:
+    def make(plan: Plan, expected: int, timeout: float = 5.0) -> Gathering:
+        return Gathering(plan, charter, RUN, expected, timeout)
+
+    return make
+
+
+class NoStore:
+    """Open sums need no memory of the coordinator's."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was used")
+
+
+def gathered(apps: Sequence[ClientApp], gathering: Gathering) -> OpenFederation:
+    federation = on_grid(apps, lambda grid: gather_federation(grid, gathering, NoStore()))  # type: ignore[arg-type]
+    assert isinstance(federation, OpenFederation)
     return federation
 
 
@@ -172,17 +195,24 @@ def failing() -> RecordDict:
     raise ValueError("customer 4711")
 
 
-@pytest.mark.parametrize("reply", [lambda: plain_reply(DECLINED), odd, RecordDict, failing])
+def with_keys() -> RecordDict:
+    """What an institution of a plan with a secure sum replies."""
+    return SumMessage(b"{}", bytes(32)).to_record()
+
+
+@pytest.mark.parametrize("reply", [lambda: plain_reply(DECLINED), odd, RecordDict, failing, with_keys])
 def test_only_those_that_accept_the_plan_take_part(
-    reply: Callable[[], RecordDict], make_plan: Callable[..., Plan]
+    reply: Callable[[], RecordDict], make_plan: Callable[..., Plan], gathering: Callable[..., Gathering]
 ) -> None:
     apps = [institution(GOOD), institution(GOOD, reply), institution(GOOD)]
-    assert len(gathered(apps, make_plan(min_institutions=2), 3).nodes) == 2
+    assert len(gathered(apps, gathering(make_plan(min_institutions=2), 3)).nodes) == 2
     with pytest.raises(RefusedError, match="only 2 institutions accepted the plan; the plan needs 3"):
-        gathered(apps, make_plan(min_institutions=3), 3)
+        gathered(apps, gathering(make_plan(min_institutions=3), 3))
 
 
-def test_institutions_are_asked_for_the_digest_alone(make_plan: Callable[..., Plan]) -> None:
+def test_institutions_are_asked_for_the_digest_the_run_and_the_time_alone(
+    make_plan: Callable[..., Plan], gathering: Callable[..., Gathering]
+) -> None:
     plan, seen = make_plan(min_institutions=1), []
     app = ClientApp()
 
@@ -191,13 +221,17 @@ def test_institutions_are_asked_for_the_digest_alone(make_plan: Callable[..., Pl
         seen.append({name: dict(record) for name, record in message.content.items()})
         return Message(plain_reply(ACCEPTED), reply_to=message)
 
-    gathered([app], plan, 1)
-    assert seen == [{"plan": {"digest": plan.digest}}]
+    before = int(time.time())
+    gathered([app], gathering(plan, 1))
+    (content,) = seen
+    asked_at = content["plan"].pop("time")
+    assert content == {"plan": {"digest": plan.digest, "run": RUN}}
+    assert before <= asked_at <= time.time()
 
 
-def test_a_run_does_not_begin_on_a_subset(make_plan: Callable[..., Plan]) -> None:
+def test_a_run_does_not_begin_on_a_subset(make_plan: Callable[..., Plan], gathering: Callable[..., Gathering]) -> None:
     with pytest.raises(RefusedError, match="1 of 2 institutions connected in 0 s"):
-        gathered([institution(GOOD)], make_plan(min_institutions=1), expected=2, timeout=0.0)
+        gathered([institution(GOOD)], gathering(make_plan(min_institutions=1), expected=2, timeout=0.0))
 
 
 class LateGrid:
@@ -215,14 +249,14 @@ class LateGrid:
 
 
 def test_the_expected_institutions_are_waited_for(
-    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    make_plan: Callable[..., Plan], gathering: Callable[..., Gathering], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
     late: list[LateGrid] = []
 
     def use(grid: Grid) -> Federation:
         late.append(LateGrid(grid))
-        return gather_federation(late[0], make_plan(), 2, timeout=60.0)  # type: ignore[arg-type]
+        return gather_federation(late[0], gathering(make_plan(), 2, 60.0), NoStore())  # type: ignore[arg-type]
 
     federation = on_grid([institution(GOOD), institution(GOOD)], use)
     assert len(federation.nodes) == 2
@@ -239,7 +273,7 @@ class DeafGrid(LateGrid):
 def test_a_reply_that_never_arrives_counts_as_none() -> None:
     def use(grid: Grid) -> tuple[NDArray[np.int64], int]:
         nodes = list(grid.get_node_ids())
-        return Federation(DeafGrid(grid), nodes, 1, timeout=1.0).ask(QUESTION, WIDTH)  # type: ignore[arg-type]
+        return OpenFederation(DeafGrid(grid), nodes, 1, timeout=1.0).ask(QUESTION, WIDTH)  # type: ignore[arg-type]
 
     total, answered = on_grid([institution(GOOD), institution(GOOD)], use)
     assert (total.tolist(), answered) == ([0, 1, 2, 3, 4], 1)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context
 from numpy.typing import NDArray
+from sqlalchemy import Engine
 
 from cohortium.client.app import make_client_app
 from cohortium.client.node import Node
 from cohortium.models.segmentation import phases
 from cohortium.privacy.accounting import Spend, budget_for
+from cohortium.privacy.ledger import open_store
+from cohortium.privacy.release import Door
+from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.app import StudyOrder, make_server_app
-from cohortium.server.federation import Federation
+from cohortium.server.federation import OpenFederation
 from cohortium.server.study_run import Asked, run_study
 from cohortium.simulations.grid import run_in_process
 from cohortium.study.bundle import Bundle
+from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.question import Question
+from cohortium.study.question import Question, Release
 
 MakeNodes = Callable[..., list[Node]]
 RUN = "ab" * 16
@@ -48,18 +53,30 @@ def make_nodes(
     return make
 
 
-def federated(plan: Plan, contract: Contract, nodes: Sequence[Node], said: list[Asked] | None = None) -> Bundle:
-    """The study by the very apps, over the in-process grid."""
-    delivered: list[Bundle] = []
-    order = StudyOrder(plan, contract, RUN, expected=len(nodes))
-    progress = (lambda _: None) if said is None else said.append
+Federated = Callable[..., Bundle]
 
-    def open_node(context: Context) -> Node:
-        return nodes[int(context.node_config["partition-id"])]
 
-    run_in_process(make_server_app(order, delivered.append, progress), make_client_app(open_node), nodes=len(nodes))
-    (bundle,) = delivered
-    return bundle
+@pytest.fixture
+def federated(small_contract: Contract, charter: Charter, tmp_path: Path) -> Iterator[Federated]:
+    """The study by the very apps, over the in-process grid; a coordinator named twice remembers."""
+    opened: list[Engine] = []
+
+    def run(
+        plan: Plan, nodes: Sequence[Node], said: list[Asked] | None = None, coordinator: str | None = None
+    ) -> Bundle:
+        delivered: list[Bundle] = []
+        order = StudyOrder(plan, small_contract, charter, RUN, expected=len(nodes))
+        progress = (lambda _: None) if said is None else said.append
+        opened.append(open_store(tmp_path / f"coordinator-{coordinator or len(opened)}.sqlite"))
+        server = make_server_app(order, SqlOnceStore(opened[-1]), delivered.append, progress)
+        client = make_client_app(lambda context: nodes[int(context.node_config["partition-id"])])
+        run_in_process(server, client, nodes=len(nodes))
+        (bundle,) = delivered
+        return bundle
+
+    yield run
+    for engine in opened:
+        engine.dispose()
 
 
 class Doors:
@@ -81,10 +98,10 @@ class Doors:
 
 
 def test_the_same_bits_give_the_same_bundle(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    make_nodes: MakeNodes, make_plan: Callable[..., Plan], federated: Federated
 ) -> None:
     plan = make_plan()
-    one, two = (federated(plan, small_contract, make_nodes(plan)).to_bytes() for _ in range(2))
+    one, two = (federated(plan, make_nodes(plan)).to_bytes() for _ in range(2))
     assert one == two
 
 
@@ -93,42 +110,69 @@ def test_the_federation_releases_exactly_the_sum_of_its_doors(
     make_plan: Callable[..., Plan],
     small_contract: Contract,
     monkeypatch: pytest.MonkeyPatch,
+    federated: Federated,
 ) -> None:
     plan = make_plan()
     doors = Doors(make_nodes(plan))
     direct = run_study(plan, small_contract, RUN, doors, lambda _: None)
     totals: list[tuple[str, list[int]]] = []
-    real = Federation.ask
+    real = OpenFederation.ask
 
-    def ask(self: Federation, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
+    def ask(self: OpenFederation, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
         total, answered = real(self, question, width)
         totals.append((question.digest, total.tolist()))
         return total, answered
 
-    monkeypatch.setattr(Federation, "ask", ask)
-    over_grid = federated(plan, small_contract, make_nodes(plan))
+    monkeypatch.setattr(OpenFederation, "ask", ask)
+    over_grid = federated(plan, make_nodes(plan))
     assert totals == [(q.digest, t.tolist()) for q, t in zip(doors.questions, doors.totals, strict=True)]
     assert over_grid.to_bytes() == direct.to_bytes()
 
 
+@pytest.mark.parametrize("coordinator", ["one", None], ids=["that remembers", "that forgot"])
 def test_a_run_again_is_free_and_gives_the_same_bytes(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    coordinator: str | None,
+    make_nodes: MakeNodes,
+    make_plan: Callable[..., Plan],
+    federated: Federated,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A coordinator with its journal asks nobody; one without asks everybody, who answer what they stored."""
     plan = make_plan()
     nodes = make_nodes(plan)
-    first = federated(plan, small_contract, nodes)
+    first = federated(plan, nodes, coordinator="one")
     spent = [node.ledger.spent() for node in nodes]
-    assert federated(plan, small_contract, nodes).to_bytes() == first.to_bytes()
+    real, calls = Door.release, list[str]()
+
+    def release(door: Door, question: Question, sum_request: bytes | None = None) -> Release:
+        calls.append(question.digest)
+        return real(door, question, sum_request)
+
+    monkeypatch.setattr(Door, "release", release)
+    assert federated(plan, nodes, coordinator=coordinator).to_bytes() == first.to_bytes()
     assert [node.ledger.spent() for node in nodes] == spent
+    assert calls == ([] if coordinator else [r.question for r in first.releases for _ in nodes])
+
+
+def test_a_journal_is_read_although_nobody_is_there_but_the_plan_s_minimum(
+    make_nodes: MakeNodes, make_plan: Callable[..., Plan], federated: Federated
+) -> None:
+    """Released sums are of the institutions that answered then, whoever is there now."""
+    plan = make_plan(min_institutions=2)
+    nodes = make_nodes(plan)
+    first = federated(plan, nodes, coordinator="one")
+    again = federated(plan, nodes[:2], coordinator="one")
+    assert again.to_bytes() == first.to_bytes()
+    assert again.institutions == 3
 
 
 @pytest.mark.parametrize("answered", [0, 1, 3, 6])
 def test_a_run_cut_short_anywhere_ends_as_if_it_had_not_been(
-    answered: int, make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    answered: int, make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract, federated: Federated
 ) -> None:
     """Cut between the second and the third institution's answer to a question."""
     plan = make_plan()
-    whole = federated(plan, small_contract, make_nodes(plan))
+    whole = federated(plan, make_nodes(plan))
     nodes = make_nodes(plan)
 
     class CutShort(Doors):
@@ -142,7 +186,7 @@ def test_a_run_cut_short_anywhere_ends_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         run_study(plan, small_contract, RUN, CutShort(nodes), lambda _: None)
     assert len(list(nodes[0].ledger.charges())) == answered + 1
-    assert federated(plan, small_contract, nodes).to_bytes() == whole.to_bytes()
+    assert federated(plan, nodes).to_bytes() == whole.to_bytes()
     assert len(list(nodes[0].ledger.charges())) == len(whole.releases)
 
 
@@ -150,11 +194,11 @@ def test_a_run_cut_short_anywhere_ends_as_if_it_had_not_been(
 
 
 def test_the_bundle_lists_what_every_ledger_charged(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    make_nodes: MakeNodes, make_plan: Callable[..., Plan], federated: Federated
 ) -> None:
     plan, said = make_plan(), list[Asked]()
     nodes = make_nodes(plan)
-    bundle = federated(plan, small_contract, nodes, said)
+    bundle = federated(plan, nodes, said)
     asked = [(phase.name, step) for phase in phases(plan) for step in range(phase.rounds)]
     assert [(record.phase, record.step) for record in bundle.releases] == asked
     assert [(line.phase, line.step, line.institutions) for line in said] == [(*slot, 3) for slot in asked]
@@ -171,28 +215,28 @@ def test_the_bundle_lists_what_every_ledger_charged(
 
 
 def test_noise_grows_with_the_institutions(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    make_nodes: MakeNodes, make_plan: Callable[..., Plan], federated: Federated
 ) -> None:
     """Every institution adds full noise, so the sum's standard deviation is sqrt(n) times that of one."""
     plan = make_plan(min_institutions=1)
-    three = federated(plan, small_contract, make_nodes(plan))
-    one = federated(plan, small_contract, make_nodes(plan, (900,)))
+    three = federated(plan, make_nodes(plan))
+    one = federated(plan, make_nodes(plan, (900,)))
     assert three.segments[0].size_std == pytest.approx(one.segments[0].size_std * 3**0.5, rel=1e-9)
 
 
 def test_an_institution_that_declines_midway_leaves_the_rest_to_finish(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    make_nodes: MakeNodes, make_plan: Callable[..., Plan], federated: Federated
 ) -> None:
     plan = make_plan(min_institutions=2)
     nodes = make_nodes(plan)
     real, calls = nodes[1].door.release, list[Question]()
 
-    def release(question: Question) -> Any:
+    def release(question: Question, sum_request: bytes | None = None) -> Any:
         calls.append(question)
-        return real(question) if len(calls) <= 3 else {}["gone"]
+        return real(question, sum_request) if len(calls) <= 3 else {}["gone"]
 
     nodes[1].door.release = release  # type: ignore[method-assign]
-    bundle = federated(plan, small_contract, nodes)
+    bundle = federated(plan, nodes)
     assert bundle.institutions == 2
     assert [record.institutions for record in bundle.releases] == [3] * 3 + [2] * (len(bundle.releases) - 3)
     assert len(calls) == 4
@@ -200,20 +244,29 @@ def test_an_institution_that_declines_midway_leaves_the_rest_to_finish(
 
 
 def test_nothing_is_asked_when_too_few_accept(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    make_nodes: MakeNodes, make_plan: Callable[..., Plan], federated: Federated
 ) -> None:
     plan = make_plan(min_institutions=3)
     nodes = [*make_nodes(plan)[:2], *make_nodes(make_plan(epsilon=0.5))[:1]]
     with pytest.raises(RefusedError, match="only 2 institutions accepted"):
-        federated(plan, small_contract, nodes)
+        federated(plan, nodes)
     assert all(node.ledger.spent() == Spend() for node in nodes)
 
 
 def test_a_plan_that_would_fail_half_way_asks_nothing(
-    make_nodes: MakeNodes, make_plan: Callable[..., Plan], small_contract: Contract
+    make_nodes: MakeNodes,
+    make_plan: Callable[..., Plan],
+    federated: Federated,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The coordinator looks for itself, whatever the institutions approved."""
     plan = make_plan(epsilon=3.0, delta=1e-15)
-    nodes = make_nodes(plan)
     with pytest.raises(PlanError, match="delta"):
-        federated(plan, small_contract, nodes)
+        make_nodes(plan)
+    with monkeypatch.context() as patch:
+        patch.setattr("cohortium.client.store.preflight", lambda *_: None)
+        nodes = make_nodes(plan)
+    with pytest.raises(PlanError, match="delta"):
+        federated(plan, nodes)
     assert all(node.ledger.spent() == Spend() for node in nodes)
+    assert all(node.ledger.reservations() == [] for node in nodes)

@@ -36,13 +36,13 @@ def model(k: int = 3, **changes: Any) -> FederatedKMeans:
 # --- quality ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("institutions", [1, 5])
-def test_the_cost_is_close_to_that_of_non_private_k_means(institutions: int) -> None:
+@pytest.mark.parametrize(("institutions", "trust"), [(1, "local"), (5, "local"), (5, "distributed")])
+def test_the_cost_is_close_to_that_of_non_private_k_means(institutions: int, trust: str) -> None:
     """Median of five fits at epsilon 1 on 4,000 rows: within 1%. In 24 fits none was above 1.002, for one institution
     and for five with full noise each; missing one of the three clusters would cost more than five times as much."""
     X = mixture(4000)
     best = central_cost(X / 3.0, 3)
-    ratios = [model().fit(X, institutions=institutions).inertia_ / best for _ in range(5)]
+    ratios = [model(trust=trust).fit(X, institutions=institutions).inertia_ / best for _ in range(5)]
     assert min(ratios) > 0.999
     assert np.median(ratios) < 1.01
 
@@ -111,14 +111,71 @@ def test_the_privacy_spent_is_the_ledgers_closed_form(epsilon: float, delta: flo
     assert (spent.mu_squared, spent.delta, spent.releases) == (total.mu_squared, delta, len(records))
 
 
+@pytest.mark.parametrize("trust", ["local", "distributed", None])
 @pytest.mark.parametrize(("institutions", "counts"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (6, [1, 2, 3, 6])])
-def test_a_person_at_j_institutions_costs_j_times_mu_squared(institutions: int, counts: list[int]) -> None:
-    fitted = model().fit(mixture(60), institutions=institutions)
+def test_a_person_at_j_institutions_costs_j_times_mu_squared_alone_and_its_square_in_a_sum(
+    institutions: int, counts: list[int], trust: str | None
+) -> None:
+    """Independent noise of j institutions adds up j times; one shared noise protects j contributions at once."""
+    if trust == "distributed" and institutions < 3:
+        with pytest.raises(PlanError, match="secure sum"):
+            model(trust=trust).fit(mixture(60), institutions=institutions)
+        return
+    fitted = model(trust=trust).fit(mixture(60), institutions=institutions)
+    shared = institutions >= 3 if trust is None else trust == "distributed"
+    assert fitted.bundle_.plan.trust == ("distributed" if shared else "local")
     total = Spend(sum(r.mu2 for r in fitted.bundle_.releases), sum(r.tv for r in fitted.bundle_.releases))
-    expected = {j: epsilon_spent(Spend(j * total.mu2, j * total.tv), 1e-6) for j in counts}
+    spends = {j: Spend(j * j * total.mu2, total.tv) if shared else Spend(j * total.mu2, j * total.tv) for j in counts}
+    expected = {j: epsilon_spent(spend, 1e-6) for j, spend in spends.items()}
     assert fitted.privacy_spent_.person_at == expected
     values = list(expected.values())
     assert values == sorted(values)
+
+
+@pytest.mark.parametrize(
+    ("institutions", "changes", "least"),
+    [
+        (3, {}, 3),
+        (4, {}, 4),
+        (5, {}, 4),
+        (10, {}, 8),
+        (5, {"colluders": 2}, 4),
+        (5, {"colluders": 3}, 5),
+        (6, {"min_institutions": 4}, 4),
+        (6, {"min_institutions": np.int64(5), "colluders": np.int64(2)}, 5),
+    ],
+)
+def test_four_fifths_of_the_institutions_make_a_sum(institutions: int, changes: dict[str, Any], least: int) -> None:
+    plan = model(**changes)._plan(module._contract(np.full(2, -3.0), np.full(2, 3.0)), institutions)
+    assert (plan.trust, plan.min_institutions) == ("distributed", least)
+    assert plan.colluders == changes.get("colluders", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"min_institutions": 2}, "min_institutions"),
+        ({"min_institutions": 3}, "min_institutions"),
+        ({"min_institutions": 7}, "min_institutions"),
+        ({"colluders": 6}, "colluders"),
+        ({"colluders": 0}, "colluders"),
+    ],
+    ids=str,
+)
+def test_six_institutions_are_not_summed_unsafely(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(PlanError, match=line):
+        model(**changes).fit(mixture(60), institutions=6)
+
+
+def test_without_noise_the_promise_is_nothing() -> None:
+    """And the result the same whenever it is asked for: nothing in it is random."""
+    X = mixture(600)
+    one, two = (model(trust="unsafe-none").fit(X, institutions=4) for _ in range(2))
+    assert (one.cluster_centers_ == two.cluster_centers_).all()
+    assert (one.privacy_spent_.epsilon, one.privacy_spent_.mu_squared) == (math.inf, math.inf)
+    assert one.privacy_spent_.person_at == dict.fromkeys((1, 2, 3, 4), math.inf)
+    assert {(r.sigma, r.mu2, r.tv) for r in one.bundle_.releases} == {("0", 0, 0)}
+    assert one.inertia_ <= 1.001 * central_cost(X / 3.0, 3)
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -159,17 +216,19 @@ def test_bounds_of_each_feature_are_its_own_unit() -> None:
 
 def test_labels_say_which_institution_a_row_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
     X, labels = mixture(90), np.array(["b", "a", "c"] * 30)
-    sizes: list[tuple[str, int, list[int]]] = []
-    real = module._node
+    seen: list[tuple[str, int, list[int]]] = []
+    real = module.open_node
 
-    def node(folder: Any, contract: Any, plan: Any, values: NDArray[np.float64], rows: NDArray[np.intp]) -> Node:
-        sizes.append((folder.name, len(values), rows.tolist()[:3]))
-        return real(folder, contract, plan, values, rows)
+    def open_node(folder: Any, table: CustomerTable) -> Node:
+        rows = table.keys.tolist()
+        seen.append((folder.name, len(table), rows[:3]))
+        assert (table.values == np.clip(X[rows], -3.0, 3.0)).all()
+        return real(folder, table)
 
-    monkeypatch.setattr(module, "_node", node)
+    monkeypatch.setattr(module, "open_node", open_node)
     fitted = model().fit(X, institutions=labels)
     assert fitted.bundle_.institutions == 3
-    assert sizes == [("0", 30, [1, 4, 7]), ("1", 30, [0, 3, 6]), ("2", 30, [2, 5, 8])]
+    assert seen == [("0", 30, [1, 4, 7]), ("1", 30, [0, 3, 6]), ("2", 30, [2, 5, 8])]
     assert model().fit(X, institutions=np.int64(3)).bundle_.institutions == 3
 
 
@@ -223,6 +282,9 @@ def test_bounds_must_be_public_finite_and_ascend(bounds: Any) -> None:
         {"delta": 0.1},
         {"delta": 1e-20},
         {"trust": "none"},
+        {"colluders": 1.5},
+        {"min_institutions": 3.0},
+        {"min_institutions": 0},
         {"random_state": -1},
         {"random_state": 2**31},
     ],
@@ -246,7 +308,8 @@ def test_it_is_a_scikit_learn_estimator() -> None:
     one = model(epsilon=0.7)
     twin = clone(one)
     assert twin.get_params() == one.get_params()
-    assert set(one.get_params()) == {"n_clusters", "epsilon", "delta", "bounds", "trust", "random_state"}
+    numbers = {"n_clusters", "epsilon", "delta", "min_institutions", "colluders", "random_state"}
+    assert set(one.get_params()) == {"bounds", "trust", *numbers}
     assert twin.set_params(n_clusters=np.int64(2)).fit(mixture(50)).cluster_centers_.shape == (2, 2)
     assert model().fit_predict(mixture(50)).shape == (50,)
     with pytest.raises(Exception, match="not fitted"):
@@ -257,5 +320,6 @@ def test_it_is_a_scikit_learn_estimator() -> None:
 
 def test_nothing_is_left_on_disk(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    model().fit(mixture(30), institutions=2)
-    assert list(tmp_path.iterdir()) == []
+    for trust in ("local", "distributed", "unsafe-none"):
+        model(trust=trust).fit(mixture(30), institutions=3)
+        assert list(tmp_path.iterdir()) == []

@@ -182,8 +182,13 @@ class TestKilledAtAProgressLine:
             assert set(ended.before.values()) == {ended.price}
 
     def test_stop_from_the_keyboard(self, study_folder: Path, resumed: Callable[[], Ended]) -> None:
-        code, rest = ended_by(signal.SIGINT, study_folder, "marginals 1:")
-        assert code == 130
+        for _ in range(ATTEMPTS):
+            shutil.rmtree(study_folder / "out", ignore_errors=True)
+            code, rest = ended_by(signal.SIGINT, study_folder, "marginals 1:")
+            assert "ignored" not in rest, "the signal came in time and was swallowed"
+            if code != 0:
+                break
+        assert code == 130, rest
         assert rest.splitlines()[-1] == "stopped"
         assert "Traceback" not in rest
         assert all(spent.mu2 > 0 for spent in resumed().before.values())

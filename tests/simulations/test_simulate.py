@@ -108,11 +108,13 @@ def split_run(
 
 @pytest.fixture(scope="module")
 def bank_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A finished run on the synthetic world, of two banks, on a state folder of its own; read only."""
+    """A finished run on the synthetic world: a secure sum of three banks, on a state folder of its own; read only."""
     contract = load_bank_world_contract()
-    plan = demo_plan(contract).model_copy(update={"min_institutions": 2, "segments": Segments(k=3)})
+    numbers = {"min_institutions": 3, "colluders": 1, "segments": Segments(k=3)}
+    plan = demo_plan(contract).model_copy(update=numbers)
+    assert plan.trust == "distributed"
     folder = tmp_path_factory.mktemp("bank")
-    order = SimulationOrder(plan, contract, BankWorldData(2), folder / "out", state=folder / "state")
+    order = SimulationOrder(plan, contract, BankWorldData(3), folder / "out", state=folder / "state")
     return finish(order)
 
 
@@ -154,6 +156,9 @@ class TestLedgers:
         assert counted == [count for count in (1, 2, 3) if count <= len(spends)]
         for row in run.summary.person_at:
             dearest = sum((Spend(*spend) for spend in spends[-row.institutions :]), Spend())
+            if run.order.plan.trust == "distributed":  # one noise for all: they paid the same, and mu adds up, not mu^2
+                assert len(set(spends)) == 1
+                dearest = Spend(row.institutions**2 * spends[0][0], spends[0][1])
             assert row.epsilon == epsilon_spent(dearest, run.order.plan.delta)
             assert row.epsilon_pld == epsilon_by_pld(dearest, run.order.plan.delta)
 
@@ -285,8 +290,9 @@ class TestRefusals:
         self, data: SplitData, small_contract: Contract, make_plan: Callable[..., Plan], tmp_path: Path
     ) -> None:
         order = SimulationOrder(make_plan(expires=date(2020, 1, 1)), small_contract, data, tmp_path / "out")
-        with pytest.raises(RefusedError, match="expired"):
+        with pytest.raises(PlanError, match="expired") as refused:
             simulate(order, quiet)
+        assert refused.value.place == "plan: expires"
         assert list(tmp_path.iterdir()) == []
 
     def test_two_plans_on_one_state_add_up_until_the_lifetime_budget_is_gone(

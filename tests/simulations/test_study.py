@@ -204,7 +204,7 @@ def test_a_mended_command_finds_the_folder_as_it_was(order: Order, study_folder:
             order().out.mkdir()
         with pytest.raises(DataError):
             simulate(order(data="missing.csv"), silent)
-        with pytest.raises(RefusedError, match="expired"):
+        with pytest.raises(PlanError, match="expired"):
             simulate(order(plan_lines={"2099-12-31": "2024-01-01"}), silent)
         assert order().out.is_dir() == existing
         assert not existing or not list(order().out.iterdir())

@@ -58,6 +58,15 @@ def test_what_is_suppressed_is_absent_and_not_zero(bundle: Bundle) -> None:
     assert bundle.to_json()["segments"][1]["size"] is None
 
 
+def test_an_attempt_that_came_to_nothing_stays_on_record(bundle: Bundle, tmp_path: Path) -> None:
+    (paid,) = bundle.releases
+    failed = paid.model_copy(update={"institutions": 0})
+    both = bundle.model_copy(update={"releases": (failed, paid.model_copy(update={"attempt": 2}))})
+    path = tmp_path / "bundle.json"
+    path.write_bytes(both.to_bytes())
+    assert load_bundle(path) == both
+
+
 def put(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
     def change(document: dict[str, Any]) -> None:
         place: Any = document
@@ -79,7 +88,9 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "ids that repeat": put(["segments", 1, "id"], 1),
     "no institutions": put(["institutions"], 0),
     "a negative charge": put(["releases", 0, "mu2"], -1),
-    "an unsafe plan": put(["plan", "trust"], "unsafe-none"),
+    "a plan of an unknown trust": put(["plan", "trust"], "none"),
+    "an unsafe plan": put(["plan", "trust"], "distributed"),
+    "fewer institutions than none": put(["releases", 0, "institutions"], -1),
     "a plan below the house limit": put(["plan", "min_cell"], 10),
 }
 

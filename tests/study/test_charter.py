@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cohortium.study.charter import Charter, load_charter, parse_charter
+from cohortium.study.charter import SIMULATION, Charter, load_charter, parse_charter
 from cohortium.study.errors import PlanError
 from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
 
@@ -50,7 +51,20 @@ def test_a_charter_is_read_from_toml(tmp_path: Path) -> None:
 
 def test_the_house_limits_hold_without_being_written() -> None:
     charter = parse_charter(document())
-    assert (charter.max_epsilon, charter.min_cell) == (MAX_EPSILON, MIN_CELL)
+    assert (charter.max_epsilon, charter.min_cell, charter.min_customers) == (MAX_EPSILON, MIN_CELL, 1000)
+
+
+def members(*regions: str) -> list[dict[str, str]]:
+    return [{"name": f"bank {index}", "region": region} for index, region in enumerate(regions)]
+
+
+def test_only_a_simulation_goes_above_the_house_limit() -> None:
+    simulated = parse_charter(document(institutions=members(SIMULATION, SIMULATION), max_epsilon=50.0))
+    assert simulated.max_epsilon == 50.0
+    for regions in (("EU", SIMULATION), (SIMULATION, "Simulation"), ("EU", "EU")):
+        with pytest.raises(PlanError, match="max_epsilon must be 3 or less outside simulations"):
+            parse_charter(document(institutions=members(*regions), max_epsilon=MAX_EPSILON + 0.1))
+        parse_charter(document(institutions=members(*regions), max_epsilon=MAX_EPSILON))
 
 
 @pytest.mark.parametrize(
@@ -68,9 +82,12 @@ def test_the_house_limits_hold_without_being_written() -> None:
         ({"institutions": [{"name": "a", "region": "EU", "identity": "ab"}]}, "institution 'a', identity"),
         ({"institutions": [{"name": "a", "region": "EU", "key": "ab"}]}, "institution 'a', key"),
         ({"institutions": ["a"]}, "institution number 1"),
-        ({"max_epsilon": MAX_EPSILON + 0.1}, "max_epsilon"),
+        ({"max_epsilon": MAX_EPSILON + 0.1}, ""),
+        ({"max_epsilon": 50.1}, "max_epsilon"),
         ({"max_epsilon": 0.0}, "max_epsilon"),
         ({"min_cell": MIN_CELL - 1}, "min_cell"),
+        ({"min_customers": 0}, "min_customers"),
+        ({"min_customers": 1000.0}, "min_customers"),
         ({"quorum": 2}, "quorum"),
     ],
     ids=str,
@@ -99,14 +116,24 @@ def test_a_file_that_is_no_charter_is_named(text: str, tmp_path: Path) -> None:
         ({"epsilon": 2.1}, "plan: epsilon"),
         ({"min_cell": 79}, "plan: min_cell"),
         ({"min_institutions": 3}, "plan: min_institutions"),
+        ({"delta": 1.01e-5}, "plan: delta"),
     ],
     ids=str,
 )
 def test_no_plan_undercuts_it(plan_changes: dict[str, Any], where: str, make_plan: Callable[..., Plan]) -> None:
-    charter = Charter.model_validate(document(max_epsilon=2.0, min_cell=80))
-    limits = {"epsilon": 2.0, "min_cell": 80, "min_institutions": 2}
+    charter = Charter.model_validate(document(max_epsilon=2.0, min_cell=80, min_customers=10_000))
+    limits = {"epsilon": 2.0, "min_cell": 80, "min_institutions": 2, "delta": 9.99e-6}
     charter.check_plan(make_plan(**limits))
     with pytest.raises(PlanError) as caught:
         charter.check_plan(make_plan(**{**limits, **plan_changes}))
     assert caught.value.place == where
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(("customers", "most"), [(10**5, 1e-6), (3000, 1 / 30_000), (10**9, 1e-10)])
+def test_delta_is_compared_exactly(customers: int, most: float, make_plan: Callable[..., Plan]) -> None:
+    """At most 1 / (10 * min_customers), to the last place."""
+    charter = Charter.model_validate(document(min_customers=customers))
+    charter.check_plan(make_plan(delta=math.nextafter(most, 0.0)))
+    with pytest.raises(PlanError, match="min_customers"):
+        charter.check_plan(make_plan(delta=math.nextafter(most, 1.0)))

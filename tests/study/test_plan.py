@@ -54,6 +54,34 @@ def test_defaults_are_spelled_out_in_what_is_agreed(make_plan: MakePlan) -> None
     assert make_plan(max_attempts=1).digest == make_plan().digest
 
 
+def test_a_plan_that_does_not_say_whom_to_trust_has_a_secure_sum(make_plan: MakePlan) -> None:
+    plan = parse_plan(document(make_plan(), trust=None, min_institutions=None, colluders=None))
+    assert (plan.trust, plan.min_institutions, plan.colluders, plan.share_threshold) == ("distributed", 3, 1, None)
+    assert {"trust", "min_institutions", "colluders", "share_threshold"} <= set(plan.to_json())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "fix"),
+    [
+        ({"min_institutions": 2}, "min_institutions = 2", 'set min_institutions = 3 or more, or trust = "local"'),
+        ({"min_institutions": 1}, "min_institutions = 1", 'set min_institutions = 3 or more, or trust = "local"'),
+        ({"colluders": 3}, "colluders = 3 of min_institutions = 3", "set colluders = 2 or less"),
+        ({"colluders": 9, "min_institutions": 5}, "colluders = 9", "set colluders = 4 or less"),
+        ({"share_threshold": 4}, "share_threshold is above min_institutions", "lower it, or leave it out"),
+    ],
+    ids=str,
+)
+def test_numbers_that_no_secure_sum_allows_are_refused(
+    changes: dict[str, Any], message: str, fix: str, make_plan: MakePlan
+) -> None:
+    secure = {"trust": "distributed", "min_institutions": 3}
+    parse_plan(document(make_plan(), **secure))
+    with pytest.raises(PlanError, match=message) as caught:
+        parse_plan(document(make_plan(), **{**secure, **changes}))
+    assert caught.value.fix == fix
+    assert parse_plan(document(make_plan(), **{**secure, **changes, "trust": "local"})).trust == "local"
+
+
 CHANGES: dict[str, Any] = {
     "name": "other",
     "purpose": "other",
@@ -61,10 +89,13 @@ CHANGES: dict[str, Any] = {
     "regions": ["UK"],
     "contract": "sha256:" + "0" * 64,
     "expires": "2098-12-31",
+    "trust": "unsafe-none",
     "epsilon": 1.0000000000000002,
     "delta": 2e-6,
     "max_attempts": 2,
     "min_institutions": 3,
+    "colluders": 2,
+    "share_threshold": 2,
     "min_cell": 51,
     "segments": {"k": 4},
     "shares": {"marginals": 21, "clustering": 59, "profiles": 20, "rfm": 0},
@@ -77,7 +108,7 @@ def test_whatever_changes_changes_the_digest(key: str, make_plan: MakePlan) -> N
 
 
 def test_every_key_is_covered_by_the_test_above() -> None:
-    assert set(CHANGES) == set(Plan.model_fields) - {"schema_id", "trust"}  # these have one value each
+    assert set(CHANGES) == set(Plan.model_fields) - {"schema_id"}  # it has one value
 
 
 def test_the_contract_s_own_bytes_do_not_matter_but_its_content_does(study_folder: Path) -> None:
@@ -103,8 +134,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"contract": "sha256:abc"}, "contract"),
     ({"expires": "tomorrow"}, "expires"),
     ({"expires": None}, "expires"),
-    ({"trust": "distributed"}, "trust"),
-    ({"trust": "unsafe-none"}, "trust"),
+    ({"trust": "none"}, "trust"),
+    ({"trust": None, "min_institutions": 2}, ""),
+    ({"trust": "distributed", "min_institutions": 2}, ""),
+    ({"trust": "distributed", "min_institutions": 3, "colluders": 3}, ""),
+    ({"trust": "distributed", "min_institutions": 3, "share_threshold": 4}, ""),
+    ({"colluders": 0}, "colluders"),
+    ({"colluders": 1.0}, "colluders"),
+    ({"share_threshold": 1}, "share_threshold"),
+    ({"share_threshold": "2"}, "share_threshold"),
+    ({"noise": "float"}, "noise"),
     ({"epsilon": None}, "epsilon"),
     ({"epsilon": 0.0}, "epsilon"),
     ({"epsilon": -1.0}, "epsilon"),

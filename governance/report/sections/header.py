@@ -27,7 +27,23 @@ def header(summary: RunSummary) -> Html:
             "This report is no evidence of a deployment.",
             class_="banner",
         ),
+        *_unprotected(summary),
         _facts(summary),
+    )
+
+
+def _unprotected(summary: RunSummary) -> tuple[Html, ...]:
+    if summary.bundle.plan.trust != "unsafe-none":
+        return ()
+    warning = tag("strong", "NO PRIVACY. ")
+    return (
+        tag(
+            "p",
+            warning,
+            "This run added no noise. Every number below may reveal single customers. It is a baseline on public or "
+            "synthetic data; no institution answers such a plan.",
+            class_="banner",
+        ),
     )
 
 
@@ -57,6 +73,8 @@ def _people(summary: RunSummary) -> str:
 
 def _protection(summary: RunSummary) -> str:
     plan = summary.bundle.plan
+    if plan.trust == "unsafe-none":
+        return "WITHOUT any protection of privacy: no noise was added."
     epsilon = summary.person_at[0].epsilon
     if epsilon is None:
         return "and no useful privacy bound holds at the plan's delta."

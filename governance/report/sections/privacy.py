@@ -54,10 +54,49 @@ def privacy_account(summary: RunSummary) -> Html:
         ),
         _person_table(summary),
         paragraph(
-            "Epsilons do not add up; mu squared does: at j institutions a person's mu squared is the sum of theirs, "
-            "because every institution draws its own noise (trust model local). Rows take the j institutions that "
-            "spent most. The second number comes from an independent code path, the privacy loss distribution; it "
-            "leaves out the slack for whole-number noise, and no refusal ever relies on it.",
+            f"Epsilons do not add up; mu squared does. {_SEVERAL[plan.trust]} The second number comes from an "
+            "independent code path, the privacy loss distribution; it leaves out the slack for whole-number noise, and "
+            "no refusal ever relies on it.",
+            note=True,
+        ),
+        *_collusion(summary),
+    )
+
+
+_SEVERAL = {
+    "distributed": "At j institutions one sum moves by j contributions, and a person's mu squared is j times j times "
+    "that at one (trust model distributed).",
+    "local": "At j institutions a person's mu squared is the sum of theirs, because every institution draws its own "
+    "noise (trust model local). Rows take the j institutions that spent most.",
+    "unsafe-none": "Without noise there is no bound at all.",
+}
+
+
+def _collusion(summary: RunSummary) -> tuple[Html, ...]:
+    """What the guarantee is worth when the trust model's assumption fails."""
+    if not summary.collusion:
+        return ()
+    plan = summary.bundle.plan
+    rows = [
+        (
+            plural(row.colluders, "institution") + (" (assumed)" if row.colluders == plan.colluders else ""),
+            f"{row.shares:,}",
+            epsilon_text(row.epsilon),
+        )
+        for row in summary.collusion
+    ]
+    return (
+        table(
+            "Privacy loss of a customer of one institution if institutions collude with the coordinator",
+            ("Colluding", "Honest shares of noise left", "Epsilon (ledger)"),
+            rows,
+            numeric=(1, 2),
+        ),
+        paragraph(
+            f"The plan counts on at most {plan.colluders} colluding. If more do, an institution's own share of the "
+            "noise still protects its customers: the last row is the worst. If fewer than "
+            f"{plan.min_institutions} institutions answer, nothing is unmasked; whoever answered has been charged all "
+            "the same.",
             note=True,
         ),
     )
@@ -83,7 +122,9 @@ def releases(summary: RunSummary) -> Html:
     bundle = summary.bundle
     budget = budget_for(bundle.plan.epsilon, bundle.plan.delta).mu2
     spent = sum(release.mu2 for release in bundle.releases)
-    rows = [_release_row(number, release, budget) for number, release in enumerate(bundle.releases, start=1)]
+    plan = bundle.plan
+    shares = plan.min_institutions - plan.colluders if plan.trust == "distributed" else 1
+    rows = [_release_row(number, release, budget, shares) for number, release in enumerate(bundle.releases, start=1)]
     return section(
         "releases",
         "Everything that was released",
@@ -101,22 +142,23 @@ def releases(summary: RunSummary) -> Html:
         ),
         paragraph(
             "Noise is the standard deviation of the discrete Gaussian noise in every number: what each institution "
-            "adds, and what the sum over institutions carries. 1 is the weight of a person in one bar of a histogram.",
+            "adds, and what the sum over institutions carries. 1 is the weight of a person in one bar of a histogram. "
+            "A question with 0 answers was an attempt that came to nothing; it was paid for all the same.",
             note=True,
         ),
     )
 
 
-def _release_row(number: int, release: ReleaseRecord, budget: int) -> tuple[Child, ...]:
+def _release_row(number: int, release: ReleaseRecord, budget: int, shares: int) -> tuple[Child, ...]:
     attempt = f", attempt {release.attempt}" if release.attempt > 1 else ""
-    noise = int(release.sigma) / SCALE
+    noise, divisor = int(release.sigma) / SCALE, shares**0.5
     return (
         f"{number}. {label(release.phase)}, step {release.step + 1}{attempt}",
         _MEANINGS.get(release.phase, release.kind),
         f"{release.width:,}",
         f"{release.institutions:,}",
-        spread(noise),
-        spread(noise * release.institutions**0.5),
+        spread(noise / divisor),
+        spread(noise / divisor * release.institutions**0.5),
         percent(release.mu2 / budget),
         tag("code", release.question.removeprefix("sha256:")[:12]),
     )

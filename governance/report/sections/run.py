@@ -20,10 +20,17 @@ _BASES = {
     "legitimate_interests": "legitimate interests, Art. 6(1)(f) GDPR",
 }
 
-_LOCAL_TRUST = (
-    "Local. Every institution adds the full noise to its own answers, so neither the coordinator nor another "
-    "institution has to be trusted with anything un-noised. The price is accuracy: noise adds up over institutions."
-)
+_TRUST = {
+    "distributed": (
+        "Distributed. Every institution adds a share of the noise and masks its answer; the coordinator sees only the "
+        "sum, in which any {t} institutions less any {c} that collude carry the full noise."
+    ),
+    "local": (
+        "Local. Every institution adds the full noise to its own answers, so neither the coordinator nor another "
+        "institution has to be trusted with anything un-noised. The price is accuracy: noise adds up over institutions."
+    ),
+    "unsafe-none": "None. No noise was added and nothing was masked: a baseline, possible only in a simulation.",
+}
 
 
 def what_ran(summary: RunSummary) -> Html:
@@ -47,7 +54,7 @@ def _plan(summary: RunSummary) -> list[tuple[str, Child]]:
         ("Purpose", plan.purpose),
         ("Lawful basis", _BASES[plan.lawful_basis]),
         ("Regions", ", ".join(plan.regions)),
-        ("Trust model", _LOCAL_TRUST),
+        ("Trust model", _TRUST[plan.trust].format(t=plan.min_institutions, c=plan.colluders)),
         (
             "Privacy budget",
             f"epsilon {plan.epsilon:g} at delta {delta_text(plan.delta)}, for all questions of the plan together, "
@@ -56,6 +63,7 @@ def _plan(summary: RunSummary) -> list[tuple[str, Child]]:
         ("How the budget is divided", _shares(summary)),
         ("Smallest cell", f"{plan.min_cell:,} people by the noisy count; whatever is below is suppressed"),
         ("Institutions needed", f"at least {plan.min_institutions:,}"),
+        ("Colluders tolerated", f"up to {plan.colluders:,}" if plan.trust == "distributed" else "does not apply"),
         ("Attempts per step", f"at most {plan.max_attempts}, each charged in full"),
         ("Answers until", plan.expires.isoformat()),
         ("Feature contract", f"{contract.name}, {_money(summary)}"),

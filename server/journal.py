@@ -1,0 +1,41 @@
+"""What the coordinator wrote down of a run: every released sum, so that a resumed run asks nothing twice."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohortium.privacy.secure_sum import OnceStore
+from cohortium.server.federation import Federation
+from cohortium.study.errors import DataError
+from cohortium.study.question import Question
+
+__all__ = ["Journaled"]
+
+_RUN = -1
+
+
+class Journaled:
+    """A federation whose sums are kept: a question that was answered is not asked again, whoever is there now.
+
+    Args:
+        federation: who answers.
+        store: durable; the coordinator's own. It holds released sums and messages about keys, nothing un-noised.
+    """
+
+    def __init__(self, federation: Federation, store: OnceStore) -> None:
+        self._federation = federation
+        self._store = store
+
+    def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
+        """See `Federation`."""
+        run, item = question.header.run, f"sum {question.digest}"
+        stored = self._store.find(run, _RUN, item)
+        if stored is None:
+            total, institutions = self._federation.ask(question, width)
+            answer = institutions.to_bytes(4, "big") + total.astype("<i8").tobytes()
+            stored = self._store.keep(run, _RUN, item, answer)
+        if len(stored) != 4 + 8 * width:
+            raise DataError("a sum of another width", place="coordinator's journal", fix="begin a new run")
+        total = np.frombuffer(stored, dtype="<i8", offset=4).astype(np.int64)
+        return total, int.from_bytes(stored[:4], "big")
