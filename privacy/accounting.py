@@ -8,10 +8,16 @@ differential privacy", arXiv 2210.17520, theorem 1).
 
 Our noise is the *discrete* Gaussian. Rounding continuous Gaussian noise to the nearest integer is post-processing of
 the Gaussian mechanism on an integer sum, so it is exactly mu-GDP; per coordinate, the discrete Gaussian lies within
-total variation 1 / (24 sigma^2) of the rounded one (proof in docs/privacy-guarantee.md). The second currency, `tv`,
-adds up these distances over all coordinates released. A programme that spent (mu^2, tv) is (epsilon, delta)-DP with
+total variation 1 / (24 sigma^2) of the rounded one, and, but for a tail of probability 2^-287, within a factor of
+exp(a / (24 sigma^2)) of its masses, a = 401 (proofs in docs/privacy-guarantee.md). The second currency, `tv`, adds up
+1 / (24 sigma^2) over all coordinates released. With
 
-    delta = Phi(-epsilon/mu + mu/2) - exp(epsilon) Phi(-epsilon/mu - mu/2) + (1 + exp(epsilon)) tv.
+    delta_GDP(epsilon) = Phi(-epsilon/mu + mu/2) - exp(epsilon) Phi(-epsilon/mu - mu/2),
+
+a programme that spent (mu^2, tv) is (epsilon, delta)-DP for the smaller delta of these two:
+
+    delta_GDP(epsilon) + (1 + exp(epsilon)) tv,
+    exp(a tv) delta_GDP(epsilon - 2 a tv) + (1 + exp(epsilon + a tv)) 2^-225.
 
 Three accountants tell the same spend's epsilon. The closed form above is exact for a sum of Gaussians, and the ledger
 refuses on its currency. The privacy loss distribution discretises pessimistically, Renyi orders convert with a loss:
@@ -55,7 +61,10 @@ MU2_UNIT = Fraction(1, 2**48)
 TV_UNIT = Fraction(1, 2**80)
 """One ledger unit of total variation distance."""
 
-_TV_SHARE = 2.0**-10
+_RATIO = 401.0  # K^2 + 1 with K = 20: noise beyond 20 sigma is the tail
+_TAIL = 2.0**-225  # of all words that anybody will ever release, 2^62 of them
+_SLACK_SHARE = 2.0**-14  # of epsilon
+_KEPT = 2.0**-20  # of delta, for the tail
 _MAX_EPSILON = 50.0
 _MIN_DELTA = 1e-15
 _MIN_MU = 2.0**-25  # its square is below one ledger unit
@@ -97,7 +106,7 @@ class Spend:
 def budget_for(epsilon: float, delta: float) -> Spend:
     """The largest spend that is still (epsilon, delta)-DP, rounded down in both currencies.
 
-    Of delta, one part in 1024 is kept for the discreteness of the noise; the rest bounds mu^2.
+    Of epsilon, one part in 16,384 is kept for the discreteness of the noise; the rest bounds mu^2.
 
     Raises:
         CohortiumError: epsilon outside (0, 50] or delta outside [1e-15, 0.1].
@@ -106,11 +115,12 @@ def budget_for(epsilon: float, delta: float) -> Spend:
         raise CohortiumError("epsilon must be above 0 and at most 50", fix="state an epsilon such as 1.0")
     if not _MIN_DELTA <= delta <= 0.1:
         raise CohortiumError("delta must be at least 1e-15 and at most 0.1", fix="state a delta such as 1e-6")
-    target = delta * (1 - _TV_SHARE)
+    slack = epsilon * _SLACK_SHARE
+    rest, target = epsilon - slack, (delta - (1 + math.exp(epsilon + slack)) * _TAIL) * math.exp(-slack)
     mu = 0.0
-    if _gaussian_delta(epsilon, _MIN_MU**2) < target:
-        mu = brentq(lambda m: _gaussian_delta(epsilon, m * m) - target, _MIN_MU, 40.0, xtol=1e-15, rtol=1e-14) * _SAFETY
-    tv = delta * _TV_SHARE / (1 + math.exp(epsilon)) * _SAFETY
+    if _gaussian_delta(rest, _MIN_MU**2) < target:
+        mu = brentq(lambda m: _gaussian_delta(rest, m * m) - target, _MIN_MU, 40.0, xtol=1e-15, rtol=1e-14) * _SAFETY
+    tv = slack / (2 * _RATIO) * _SAFETY
     return Spend(math.floor(Fraction(mu) ** 2 / MU2_UNIT), math.floor(Fraction(tv) / TV_UNIT))
 
 
@@ -177,9 +187,9 @@ def if_more_collude(spend: Spend, share: NoiseShare, colluders: int) -> Spend:
 def epsilon_spent(spend: Spend, delta: float) -> float:
     """The smallest epsilon such that the spend is (epsilon, delta)-DP; infinity when none up to 200 is.
 
-    delta_spent first falls with epsilon and, because exp(epsilon) multiplies tv, rises again: the first crossing from
-    the left, looked for in steps of 1/8 and then bisected down to neighbouring floats, is the answer. It is rounded up:
-    delta_spent at the answer is at most delta.
+    delta_spent first falls with epsilon and, because exp(epsilon) multiplies the tail, rises again: the first crossing
+    from the left, looked for in steps of 1/8 and then bisected down to neighbouring floats, is the answer. It is
+    rounded up: delta_spent at the answer is at most delta.
     """
     if delta_spent(spend, 0.0) <= delta:
         return 0.0
@@ -201,7 +211,7 @@ def epsilon_by_pld(spend: Spend, delta: float) -> float:
     """The same epsilon by the privacy loss distribution of `dp-accounting`, pessimistically discretised.
 
     An independent code path for reports. It is sound for programmes fixed in advance; the ledger never refuses on it.
-    Of delta, one part in 1024 is kept for total variation; infinity when the spend needs more.
+    The discreteness of the noise is added as in the closed form's second line.
     """
     return _epsilon_by(PLDAccountant(), spend, delta)
 
@@ -209,25 +219,32 @@ def epsilon_by_pld(spend: Spend, delta: float) -> float:
 def epsilon_by_rdp(spend: Spend, delta: float) -> float:
     """The same epsilon by Renyi orders of `dp-accounting`: looser, and sound for adaptive programmes too.
 
-    Total variation is kept apart as in `epsilon_by_pld`.
+    The discreteness of the noise is added as in `epsilon_by_pld`.
     """
     return _epsilon_by(RdpAccountant(), spend, delta)
 
 
 def _epsilon_by(accountant: Any, spend: Spend, delta: float) -> float:
     """One Gaussian event of the spend's whole mu^2, composed once."""
-    epsilon = 0.0
+    slack, epsilon = _RATIO * float(spend.tv * TV_UNIT), 0.0
     if spend.mu2 > 0:
         accountant.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
-        epsilon = float(accountant.get_epsilon(delta * (1 - _TV_SHARE)))
-    slack = (1 + math.exp(min(epsilon, 700.0))) * float(spend.tv * TV_UNIT)
-    return epsilon if slack <= delta * _TV_SHARE else math.inf
+        epsilon = float(accountant.get_epsilon(delta * (1 - _KEPT) * math.exp(-slack)))
+    epsilon += 2 * slack
+    tail = (1 + math.exp(min(epsilon + slack, 700.0))) * _TAIL
+    return epsilon if tail <= delta * _KEPT else math.inf
 
 
 def delta_spent(spend: Spend, epsilon: float) -> float:
     """The delta at which the spend is (epsilon, delta)-DP, rounded up."""
     tv = float(spend.tv * TV_UNIT)
-    return (_gaussian_delta(epsilon, spend.mu_squared) + (1 + math.exp(epsilon)) * tv) * (1.0 + 2.0**-40)
+    delta = _gaussian_delta(epsilon, spend.mu_squared) + (1 + math.exp(epsilon)) * tv
+    slack = _RATIO * tv
+    rest = (epsilon - 2 * slack) * (1.0 - 2.0**-50)
+    if rest >= 0:
+        tail = (1 + math.exp(epsilon + slack)) * _TAIL
+        delta = min(delta, math.exp(slack) * _gaussian_delta(rest, spend.mu_squared) + tail)
+    return delta * (1.0 + 2.0**-40)
 
 
 def _gaussian_delta(epsilon: float, mu_squared: float) -> float:

@@ -28,7 +28,8 @@ __all__ = ["Replay", "replay"]
 
 _SCHEMA = "cohortium.ledger/2"
 _MU2_PER_ONE, _TV_PER_ONE = 2**48, 2**80
-_KEPT_FOR_TV = Fraction(1, 1024)
+_KEPT_FOR_TAIL = Fraction(1, 2**20)
+_NEAR, _FAR = 401, 1 / 2**225  # see docs/privacy-guarantee.md, *From the ideal door to the real one*
 
 _COLUMNS = {
     "ledger_header": "schema institution",
@@ -76,21 +77,30 @@ class Replay:
         return self._by(RdpAccountant(), delta)
 
     def _delta(self, epsilon: float) -> float:
-        slack = (1 + math.exp(epsilon)) * (self.tv / _TV_PER_ONE)
+        distance = self.tv / _TV_PER_ONE
+        factor = _NEAR * distance
+        by_distance = self._ideal_delta(epsilon) + (1 + math.exp(epsilon)) * distance
+        if epsilon < 2 * factor:
+            return by_distance
+        by_factor = math.exp(factor) * self._ideal_delta(epsilon - 2 * factor) + _FAR * (1 + math.exp(epsilon + factor))
+        return min(by_distance, by_factor)
+
+    def _ideal_delta(self, epsilon: float) -> float:
         if not self.mu2:
-            return slack
+            return 0.0
         mu = math.sqrt(self.mu2 / _MU2_PER_ONE)
         first = math.erfc((epsilon / mu - mu / 2) / math.sqrt(2)) / 2
         second = math.erfc((epsilon / mu + mu / 2) / math.sqrt(2)) / 2
-        return first - math.exp(epsilon) * second + slack
+        return first - math.exp(epsilon) * second
 
     def _by(self, accountant: Any, delta: float) -> float:
-        epsilon = 0.0
+        factor = _NEAR * (self.tv / _TV_PER_ONE)
+        epsilon = 2 * factor
         if self.mu2:
             accountant.compose(GaussianDpEvent(math.sqrt(_MU2_PER_ONE / self.mu2)))
-            epsilon = float(accountant.get_epsilon(delta * float(1 - _KEPT_FOR_TV)))
-        kept = delta * float(_KEPT_FOR_TV)
-        return epsilon if (1 + math.exp(min(epsilon, 700))) * (self.tv / _TV_PER_ONE) <= kept else math.inf
+            epsilon += float(accountant.get_epsilon(delta * float(1 - _KEPT_FOR_TAIL) / math.exp(factor)))
+        tail = _FAR * (1 + math.exp(min(epsilon + factor, 700)))
+        return epsilon if tail <= delta * float(_KEPT_FOR_TAIL) else math.inf
 
 
 def replay(path: Path, institution: str, lifetime: tuple[int, int] | None = None, today: date | None = None) -> Replay:

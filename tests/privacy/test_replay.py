@@ -120,7 +120,7 @@ def test_both_prices_are_the_same(bound: int, sigma: int, width: int, share: Noi
 
 
 def test_no_epsilon_pays_for_too_much_slack() -> None:
-    found = Replay("n", 1, 2**40, 2**75, ())
+    found = Replay("n", 1, 2**40, 2**79, ())
     assert found.epsilon(1e-6) == found.epsilon_by_pld(1e-6) == found.epsilon_by_rdp(1e-6) == float("inf")
     assert Replay("n", 0, 0, 0, ()).epsilon(1e-6) == 0.0
 
