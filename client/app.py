@@ -88,6 +88,8 @@ def make_client_app(open_node: NodeOpener) -> ClientApp:
 def _about_keys(message: Message, node: Node, answer: Callable[[NodeSums, bytes], bytes]) -> Message:
     """A wave of a secure sum that carries keys, signatures and shares of keys: nothing derived from customers."""
     request = SumMessage.from_record(message.content)
+    if request.seal:
+        raise RefusedError("a request with a seal")
     return Message(node.door.seal_message(answer(node.sums, request.payload)).to_record(), reply_to=message)
 
 

@@ -20,7 +20,7 @@ from cohortium.models.scaler import Scaler, bounds_scaler, fit_scaler
 from cohortium.privacy.accounting import Spend, budget_for, price
 from cohortium.privacy.gate import Terms
 from cohortium.privacy.release import noise_scale
-from cohortium.privacy.sharing import noise_share
+from cohortium.privacy.sharing import ALONE, noise_share
 from cohortium.study.bundle import (
     AxisScale,
     KChoice,
@@ -72,6 +72,7 @@ def check_feasible(plan: Plan, contract: Contract, place: str = "plan") -> None:
     plan.check_contract(contract, place)
     by_name = {phase.name: phase for phase in phases(plan)}
     budget, total = budget_for(plan.epsilon, plan.delta), Spend()
+    share = ALONE if plan.trust == "unsafe-none" else noise_share(plan)
     for ask in _widest_questions(plan, contract):
         phase = by_name[ask.phase]
         allotment = math.floor(phase.share * budget.mu2 / (phase.rounds * plan.max_attempts))
@@ -86,12 +87,12 @@ def check_feasible(plan: Plan, contract: Contract, place: str = "plan") -> None:
             ) from error
         if allotment < 1:
             raise PlanError(f"{ask.phase}: nothing to spend", place=f"{place}: epsilon", fix="raise epsilon")
-        total += price(query.bound_squared, sigma, query.width).times(plan.max_attempts)
+        total += price(query.bound_squared, sigma, query.width, share).times(plan.max_attempts)
     if not total.fits(budget):
         raise PlanError(
-            "delta leaves no room for the noise's grid",
-            place=f"{place}: delta",
-            fix="raise delta, lower epsilon, or use fewer features or segments",
+            "no room for the noise's grid",
+            place=f"{place}: epsilon",
+            fix="lower epsilon, or use fewer features or segments",
         )
 
 
@@ -225,11 +226,16 @@ def _result(
             for name, log, low, high in zip(scaler.features, scaler.logs, scaler.lows, scaler.highs, strict=True)
         ),
         segments=segments,
-        customers=max(math.fsum(sizes), 0.0) if profiles else max(math.fsum(clustering.counts), 0.0),
+        customers=max(math.fsum(_shown(profiles)) if profiles else math.fsum(clustering.counts), 0.0),
         explained=_explained(clustering.particles, centres),
         k_choices=tuple(KChoice(k=c.k, silhouette=c.silhouette, cost=c.cost) for c in clustering.candidates),
         rfm=rfm,
     )
+
+
+def _shown(profiles: tuple[SegmentProfile, ...]) -> list[float]:
+    """Sizes that are not suppressed: their sum must not let one that is be computed."""
+    return [profile.size for profile in profiles if not profile.suppressed]
 
 
 def _segment(

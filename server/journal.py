@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.privacy.secure_sum import OnceStore
+from cohortium.privacy.secure_sum import OnceStore, SumFailed
 from cohortium.server.federation import Federation
 from cohortium.study.errors import DataError
-from cohortium.study.question import Question
+from cohortium.study.question import Question, QuestionHeader
 
 __all__ = ["Journaled"]
 
@@ -17,6 +17,8 @@ _RUN = -1
 
 class Journaled:
     """A federation whose sums are kept: a question that was answered is not asked again, whoever is there now.
+
+    Nor does a resumed run go back to an attempt that failed: some have paid for the next one.
 
     Args:
         federation: who answers.
@@ -32,6 +34,7 @@ class Journaled:
         run, item = question.header.run, f"sum {question.digest}"
         stored = self._store.find(run, _RUN, item)
         if stored is None:
+            self._begin(question.header, question.digest)
             total, institutions = self._federation.ask(question, width)
             answer = institutions.to_bytes(4, "big") + total.astype("<i8").tobytes()
             stored = self._store.keep(run, _RUN, item, answer)
@@ -39,3 +42,10 @@ class Journaled:
             raise DataError("a sum of another width", place="coordinator's journal", fix="begin a new run")
         total = np.frombuffer(stored, dtype="<i8", offset=4).astype(np.int64)
         return total, int.from_bytes(stored[:4], "big")
+
+    def _begin(self, header: QuestionHeader, digest: str) -> None:
+        """Write down that an attempt is asked; `SumFailed` when the run went on to the next one."""
+        step = f"{header.phase} {header.step} attempt"
+        if self._store.find(header.run, _RUN, f"{step} {header.attempt + 1}") is not None:
+            raise SumFailed("failed before the run was resumed")
+        self._store.keep(header.run, _RUN, f"{step} {header.attempt}", digest.encode())

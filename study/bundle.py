@@ -143,7 +143,7 @@ class Bundle(Document):
         institutions: how many answered to the end.
         scaler: one entry per distance feature, in order.
         segments: by descending noisy size, suppressed ones last.
-        customers: noisy number of people over all segments.
+        customers: noisy number of people over all segments that are not suppressed.
         explained: estimated share of the variance that the segments explain, 0..1, or None when noise hides it.
         k_choices: what was considered; one entry when the plan fixes k.
         rfm: None when the plan or the contract has no RFM.

@@ -92,7 +92,7 @@ class Charter(Document):
                 place=f"{place}: min_institutions",
                 fix="lower it, or enrol more institutions",
             )
-        if 10 * self.min_customers * Fraction(plan.delta) > 1:
+        if 10 * self.min_customers * Fraction(repr(plan.delta)) > 1:
             raise PlanError(
                 f"delta {plan.delta:g} is above 1 / (10 * {self.min_customers:,}), the charter's min_customers",
                 place=f"{place}: delta",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cohortium.models.preflight import preflight
+from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError
@@ -162,7 +163,7 @@ def test_members_without_keys_cannot_sign(signing: int, secure: MakePlan, small_
 def test_a_delta_too_large_for_so_few_customers(secure: MakePlan, small_contract: Contract) -> None:
     """A delta of one in so many could be paid by publishing one customer in ten."""
     plan = secure(delta=1e-5)
-    preflight(plan, small_contract, federation(min_customers=9_999))
+    preflight(plan, small_contract, federation(min_customers=10_000))
     error = refusal(plan, small_contract, federation(min_customers=10_001))
     assert error.place == "plan: delta"
     assert "min_customers" in error.message
@@ -258,5 +259,13 @@ def test_questions_that_are_too_wide(
     assert "fewer" in str(error.fix)
 
 
-def test_a_delta_below_the_noise_s_grid(secure: MakePlan, small_contract: Contract) -> None:
-    assert refusal(secure(epsilon=3.0, delta=1e-15), small_contract, federation()).place == "plan: delta"
+def test_a_budget_below_the_noise_s_grid(
+    secure: MakePlan, small_contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The discreteness of the noise has its price too: a plan whose budget has no room for it does not begin."""
+    plan = secure()
+    budget = budget_for(plan.epsilon, plan.delta)
+    monkeypatch.setattr("cohortium.models.segmentation.budget_for", lambda *_: Spend(budget.mu2, 0))
+    error = refusal(plan, small_contract, federation())
+    assert error.place == "plan: epsilon"
+    assert "no room" in error.message

@@ -134,13 +134,13 @@ def test_ordinary_plans_are_feasible(small_contract: Contract, make_plan: MakePl
     check_feasible(make_plan(), small_contract)
     check_feasible(*bank_plan(epsilon=3.0, segments={"k": [1, 64]}))
     check_feasible(*bank_plan(epsilon=0.01, delta=1e-9, max_attempts=5))
+    check_feasible(*bank_plan(epsilon=3.0, delta=1e-12))
+    check_feasible(*bank_plan(epsilon=30.0))
 
 
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
-        ({"delta": 1e-12, "epsilon": 3.0}, "delta"),
-        ({"epsilon": 30.0}, "delta"),
         ({"epsilon": 1e-9, "delta": 1e-12}, "epsilon"),
     ],
 )

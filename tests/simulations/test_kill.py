@@ -236,3 +236,37 @@ class TestKilledWithinAStep:
         assert names(study_folder / "out") == {"run.json.partial"}
         assert call_main(*words(study_folder), "--quiet") == 0
         assert names(study_folder / "out") == one_run[1]
+
+
+class TestKilledInASecureSum:
+    """Coordinator and institutions die at once, at a value that one of them writes down."""
+
+    @pytest.mark.parametrize(
+        ("place", "marker", "count", "order"),
+        [
+            ("cohortium.privacy.secure_sum.state SqlOnceStore.keep", "masked", 5, "after"),
+            ("cohortium.privacy.secure_sum.state SqlOnceStore.keep", "survivors", 6, "before"),
+            ("cohortium.privacy.secure_sum.state SqlOnceStore.keep", "sum ", 2, "before"),
+        ],
+        ids=["masked, not answered", "survivors named", "unmasked, not written"],
+    )
+    def test_resume_ends_it_for_the_price_of_one_run(
+        self, study_folder: Path, place: str, marker: str, count: int, order: str
+    ) -> None:
+        plan = study_folder / "plan.toml"
+        text = plan.read_text(encoding="utf-8")
+        for old, new in (('"local"', '"distributed"'), ("min_institutions = 2", "min_institutions = 3")):
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        plan.write_text(text, encoding="utf-8")
+        with child("-c", DIES_AT, *place.split(), marker, str(count), order, *words(study_folder)) as process:
+            _, said = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+        before = spends(study_folder)
+        assert all(spent.mu2 > 0 for spent in before.values())
+        assert call_main(*words(study_folder), "--quiet", "--resume") == 0
+        bundle = load_bundle(study_folder / "out" / "bundle.json")
+        assert {(record.attempt, record.institutions) for record in bundle.releases} == {(1, 3)}
+        price = Spend(sum(r.mu2 for r in bundle.releases), sum(r.tv for r in bundle.releases))
+        assert spends(study_folder) == dict.fromkeys(REGIONS, price)
+        assert all(0 < spent.mu2 < price.mu2 for spent in before.values())
