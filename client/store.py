@@ -55,6 +55,7 @@ class NodeStore:
 
     def __init__(self, store: Engine) -> None:
         self._store = store
+        self._read: dict[str, Approval] = {}  # approvals neither change nor go away
         _metadata.create_all(store)
 
     def approve(self, plan: Plan, contract: Contract, charter: Charter) -> None:
@@ -80,11 +81,14 @@ class NodeStore:
 
     def approved(self, digest: str) -> Approval | None:
         """The approval of the plan of that digest."""
-        with self._store.begin() as connection:
-            row = connection.execute(select(_approvals).where(_approvals.c.plan == digest)).first()
-        if row is None:
-            return None
-        return Approval(parse_plan(json.loads(row.document)), parse_charter(json.loads(row.charter)))
+        if digest not in self._read:
+            with self._store.begin() as connection:
+                row = connection.execute(select(_approvals).where(_approvals.c.plan == digest)).first()
+            if row is None:
+                return None
+            plan, charter = parse_plan(json.loads(row.document)), parse_charter(json.loads(row.charter))
+            self._read[digest] = Approval(plan, charter)
+        return self._read[digest]
 
     def append(self, event: Mapping[str, str | int]) -> None:
         """Record an event durably (the door's audit sink)."""

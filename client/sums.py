@@ -45,6 +45,7 @@ class NodeSums:
         self._identity = identity
         self._approved = approved
         self._store = store
+        self._runs: dict[tuple[str, str], SumRun] = {}
 
     def introduce(self, plan: str, run: str) -> bytes:
         """This node's signed keys of a run; the run belongs to that plan from now on."""
@@ -78,6 +79,6 @@ class NodeSums:
 
     def _of(self, plan: str, run: str) -> Participant:
         approval = self._approved(plan)
-        return Participant(
-            SumRun.of(approval.plan, approval.charter, run), self._institution, self._identity, self._store
-        )
+        if (plan, run) not in self._runs:
+            self._runs = {(plan, run): SumRun.of(approval.plan, approval.charter, run)}
+        return Participant(self._runs[plan, run], self._institution, self._identity, self._store)

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from dp_accounting.dp_event import GaussianDpEvent
@@ -103,6 +104,7 @@ class Spend:
         return float(self.mu2 * MU2_UNIT)
 
 
+@lru_cache(maxsize=1024)
 def budget_for(epsilon: float, delta: float) -> Spend:
     """The largest spend that is still (epsilon, delta)-DP, rounded down in both currencies.
 

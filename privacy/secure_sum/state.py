@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, String, Table, bindparam, delete, insert, select
 
 __all__ = ["OnceStore", "SqlOnceStore"]
 
@@ -36,6 +36,12 @@ _values = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+# made once: building a statement costs more than running it
+_RUN, _ITEM = bindparam("key_run", type_=String()), bindparam("key_item", type_=String())
+_ROUND = bindparam("key_round", type_=Integer())
+_FIND = select(_values.c.value).where(_values.c.run == _RUN, _values.c.round == _ROUND, _values.c.item == _ITEM)
+_KEEP = insert(_values).values(run=_RUN, round=_ROUND, item=_ITEM, value=bindparam("value"))
+
 
 class SqlOnceStore:
     """The store in a database opened by `privacy.ledger.open_store`, beside the ledger."""
@@ -47,16 +53,16 @@ class SqlOnceStore:
     def keep(self, run: str, number: int, item: str, value: bytes) -> bytes:
         """Store a value durably unless there is one; returns the one that is stored."""
         with self._store.begin() as connection:
-            stored = connection.execute(select(_values.c.value).where(_key(run, number, item))).scalar_one_or_none()
+            stored = connection.execute(_FIND, _key(run, number, item)).scalar_one_or_none()
             if stored is not None:
                 return bytes(stored)
-            connection.execute(insert(_values).values(run=run, round=number, item=item, value=value))
+            connection.execute(_KEEP, {**_key(run, number, item), "value": value})
         return value
 
     def find(self, run: str, number: int, item: str) -> bytes | None:
         """The stored value."""
         with self._store.begin() as connection:
-            stored = connection.execute(select(_values.c.value).where(_key(run, number, item))).scalar_one_or_none()
+            stored = connection.execute(_FIND, _key(run, number, item)).scalar_one_or_none()
         return None if stored is None else bytes(stored)
 
     def erase(self, run: str, before: int, items: tuple[str, ...]) -> None:
@@ -85,5 +91,5 @@ class SqlOnceStore:
             connection.close()
 
 
-def _key(run: str, number: int, item: str):  # type: ignore[no-untyped-def] # SQLAlchemy's own type is private
-    return (_values.c.run == run) & (_values.c.round == number) & (_values.c.item == item)
+def _key(run: str, number: int, item: str) -> dict[str, str | int]:
+    return {"key_run": run, "key_round": number, "key_item": item}
