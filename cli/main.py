@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import click
@@ -74,4 +76,11 @@ def main() -> None:
         sys.exit(MISTAKE)
     except Defect as error:
         errors.print(f"bug: {error} — please report it; nothing that was charged is lost")
+        sys.exit(DEFECT)
+    except Exception as error:  # noqa: BLE001 - its text or traceback could quote a customer
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        errors.print(
+            f"bug: internal error of type {type(error).__name__} in {Path(place.filename).name}, line {place.lineno} — "
+            "please report it; nothing that was charged is lost"
+        )
         sys.exit(DEFECT)

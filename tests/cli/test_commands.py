@@ -22,7 +22,10 @@ from cohortium.study.charter import parse_charter
 from cohortium.study.errors import Defect
 
 REGIONS = ("north", "south", "west")
-LEAVES = ["demo", "init", "simulate", "doctor", "data check", "data fetch", "data list"]
+LEAVES = [
+    *("demo", "init", "simulate", "doctor", "data check", "data fetch", "data list"),
+    *("ledger show", "ledger preview", "ledger verify", "privacy audit"),
+]
 HEADER = "customer_id,region,date,amount,shop"
 CHANNEL = """
 [[features]]
@@ -166,7 +169,7 @@ class TestHelp:
         assert example
         assert f"cohortium {command}" in shown
 
-    @pytest.mark.parametrize("group", [[], ["data"]])
+    @pytest.mark.parametrize("group", [[], ["data"], ["ledger"], ["privacy"]])
     def test_groups_list_every_command(self, cohortium: Callable[..., Outcome], group: list[str]) -> None:
         outcome = cohortium(*group, "--help")
         assert outcome.code == 0
@@ -472,7 +475,11 @@ class TestStrangeData:
 class TestExitCodes:
     @pytest.mark.parametrize(
         ("raised", "code", "said"),
-        [(KeyboardInterrupt(), 130, "stopped"), (Defect("a sum is not a sum"), 70, "bug: a sum is not a sum")],
+        [
+            (KeyboardInterrupt(), 130, "stopped"),
+            (Defect("a sum is not a sum"), 70, "bug: a sum is not a sum"),
+            (ValueError("customer c0815"), 70, "bug: internal error of type ValueError"),
+        ],
     )
     def test_stopped_and_defect(
         self,
@@ -492,6 +499,7 @@ class TestExitCodes:
         assert outcome.out == ""
         assert outcome.err.strip().startswith(said)
         assert outcome.err.strip().count("\n") == 0
+        assert "c0815" not in outcome.err
 
 
 class TestOtherCommands:
