@@ -182,4 +182,4 @@ def _print_preview(told: Preview, identity: NodeIdentity, begun: bool) -> None:
 
 
 def _trust_text(share: NoiseShare) -> str:
-    return f"distributed {share.contributions}-{share.colluders}" if share.is_shared else "local"
+    return f"t {share.contributions}, c {share.colluders}" if share.is_shared else "local"

@@ -99,12 +99,15 @@ def print_summary(summary: RunSummary, out: Path, *, as_json: bool) -> None:
     for segment in bundle.segments:
         size = "suppressed" if segment.size is None else f"{size_band(segment.size, segment.size_std)} customers"
         typer.echo(f"  {segment.id:>2}  {segment.name:<44} {size}")
-    most = max((i.epsilon for i in summary.institutions if i.epsilon is not None), default=0.0)
-    typer.echo(
-        f"privacy spent: epsilon {most:.3f} of {plan.epsilon:g} at delta {plan.delta:g}, per person and institution"
-    )
-    for row in summary.person_at[1:]:
-        typer.echo(f"  a customer of {row.institutions} institutions: epsilon {_number(row.epsilon)}")
+    if plan.trust == "unsafe-none":
+        typer.echo("NO PRIVACY: no noise was added; every number above may reveal single customers")
+    else:
+        typer.echo(
+            f"privacy spent: epsilon {_number(summary.person_at[0].epsilon)} of {plan.epsilon:g} at delta "
+            f"{plan.delta:g}, per person and institution"
+        )
+        for row in summary.person_at[1:]:
+            typer.echo(f"  a customer of {row.institutions} institutions: epsilon {_number(row.epsilon)}")
     if summary.comparison is not None:
         ratio = summary.comparison.federated_ratio
         typer.echo(f"cost: {ratio:.3f} times that of central, non-private k-means (known in a simulation only)")

@@ -140,11 +140,12 @@ class Node:
             raise RefusedError(
                 "the coordinator's clock and this machine's differ by more than five minutes", fix="set both by NTP"
             )
-        introduction = None
         if plan.trust == "distributed":
-            introduction = self.door.seal_message(self.sums.introduce(plan.digest, asked.run))
+            self.sums.check(plan.digest, asked.run)
         self.ledger.reserve(plan.digest, asked.run, budget_for(plan.epsilon, plan.delta), plan.expires)
-        return introduction
+        if plan.trust != "distributed":
+            return None
+        return self.door.seal_message(self.sums.introduce(plan.digest, asked.run))
 
     def check_terms(self, plan: Plan, run: str) -> None:
         """Whether a plan, approved or not, could be answered to its end in this run. Reserves nothing.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cohortium.client.store import Approval
+from cohortium.models.segmentation import phases
 from cohortium.privacy.secure_sum import (
     Masking,
     OnceStore,
@@ -47,6 +48,13 @@ class NodeSums:
         self._store = store
         self._runs: dict[tuple[str, str], SumRun] = {}
 
+    def check(self, plan: str, run: str) -> None:
+        """Whether this node may introduce itself to a run: `RefusedError` when its key is not pinned, or the run's plan
+        is another one. Writes nothing."""
+        self._of(plan, run)
+        if self._store.find(run, _RUN, "plan") not in (None, plan.encode()):
+            raise RefusedError("the run belongs to another plan")
+
     def introduce(self, plan: str, run: str) -> bytes:
         """This node's signed keys of a run; the run belongs to that plan from now on."""
         participant = self._of(plan, run)
@@ -59,8 +67,12 @@ class NodeSums:
         return self._of(question.plan, question.run).begin(request, digest)
 
     def share(self, request: bytes) -> bytes:
-        """See `Participant.share`."""
-        return self._in(ShareRequest.from_bytes(request).run).share(request)
+        """See `Participant.share`; for no more rounds than the plan has attempts."""
+        asked = ShareRequest.from_bytes(request)
+        participant, plan = self._in(asked.run), self._approved(self._plan_of(asked.run)).plan
+        if asked.round >= plan.max_attempts * sum(phase.rounds for phase in phases(plan)):
+            raise RefusedError("more rounds than the plan has attempts")
+        return participant.share(request)
 
     def consent(self, request: bytes) -> bytes:
         """See `Participant.consent`."""
@@ -72,10 +84,13 @@ class NodeSums:
 
     def _in(self, run: str) -> Participant:
         """This node in the sums of a run that it was introduced to."""
+        return self._of(self._plan_of(run), run)
+
+    def _plan_of(self, run: str) -> str:
         plan = self._store.find(run, _RUN, "plan")
         if plan is None:
             raise RefusedError("a run that this institution was not introduced to")
-        return self._of(plan.decode(), run)
+        return plan.decode()
 
     def _of(self, plan: str, run: str) -> Participant:
         approval = self._approved(plan)

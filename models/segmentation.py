@@ -58,7 +58,7 @@ def question_terms(plan: Plan, question: QuestionHeader) -> Terms:
         raise RefusedError("the plan foresees no further question of this phase")
     budget = budget_for(plan.epsilon, plan.delta)
     allotment = phase.share * budget.mu2 / (phase.rounds * plan.max_attempts)
-    return Terms(math.floor(allotment), budget, plan.expires, noise_share(plan))
+    return Terms(math.floor(allotment), noise_share(plan))
 
 
 def check_feasible(plan: Plan, contract: Contract, place: str = "plan") -> None:

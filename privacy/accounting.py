@@ -173,7 +173,8 @@ def person_at(local: Spend, distributed: Spend, institutions: int) -> Spend:
 def if_more_collude(spend: Spend, share: NoiseShare, colluders: int) -> Spend:
     """What a spend under a share of noise comes to when `colluders` institutions tell their noise, rounded up.
 
-    With j > c colluders the sum keeps t - j of the t - c shares that the price counted on, and mu^2 grows by
+    Where the secure sum's bounds still hold for j > c colluders (`SumTerms.shares_left` says when they do not), a sum
+    keeps t - j of the t - c shares that the price counted on, and mu^2 grows by
     (t - c) / (t - j). An institution's own share always stays with it: from j = t - 1 on the factor is t - c, which is
     the price of a release under that share alone. The discreteness of less noise grows by the same factor.
 

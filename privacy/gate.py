@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.privacy.accounting import Spend
 from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.question import QuestionHeader
@@ -24,14 +22,10 @@ class Terms:
 
     Args:
         allotment: mu2 units of this one question.
-        plan_budget: what all questions of its plan may cost together at this institution.
-        expires: last day (UTC) on which its questions are answered.
         share: whose noise protects the answer; with a share of the noise goes a mask.
     """
 
     allotment: int
-    plan_budget: Spend
-    expires: date
     share: NoiseShare = ALONE
 
 

@@ -51,7 +51,7 @@ class Door:
     Formal guarantee: all releases of this institution together are (epsilon, delta)-DP for adding or removing one
     person with everything that the institution holds of them, for the epsilon and delta that
     `privacy.accounting.epsilon_spent` gives for the ledger's sum, however the coordinator chooses its questions. With
-    `local` this holds against everybody; with `distributed` against the coordinator and c - 1 other institutions, as
+    `local` this holds against everybody; with `distributed` against the coordinator and up to c institutions, as
     long as the secure sum's assumptions hold (`privacy.secure_sum.Participant`).
 
     Args:
@@ -106,7 +106,6 @@ class Door:
         if stored is None:
             masks = None if sum_request is None else self._sums.begin(header, sum_request, question.digest)
             total = bounded_total(query, self._consent.snapshot(self._people))
-            self._ledger.reserve(slot.plan, slot.run, terms.plan_budget, terms.expires)
             charge = self._ledger.charge(
                 slot,
                 question.digest,

@@ -94,7 +94,7 @@ class _Driver:
             except SumFailed as failure:
                 self._progress(Asked(ask.phase, step, attempt, 0, failure.message))
         raise RefusedError(
-            f"no sum in {self._plan.max_attempts} attempts at {ask.phase} step {step}",
+            f"no sum of {ask.phase} step {step} after attempt {self._plan.max_attempts}, the last",
             place="plan: max_attempts",
             fix="bring the missing institutions back and resume",
         )

@@ -6,7 +6,7 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
-from cohortium.privacy.secure_sum import LEAST_CONTRIBUTIONS, usual_contributions
+from cohortium.privacy.secure_sum import LEAST_CONTRIBUTIONS, MAX_PARTIES, usual_contributions
 from cohortium.simulations.bank_world import bank_world_contract_text
 from cohortium.simulations.datasets import contract_text
 from cohortium.simulations.sources import BANK_WORLD, institutions_of
@@ -61,7 +61,7 @@ def _plan_text(contract: str, institutions: int) -> str:
     plan = _packaged("starter.plan.toml")
     least = usual_contributions(institutions) if institutions >= LEAST_CONTRIBUTIONS else institutions
     plan = plan.replace("min_institutions = 3\n", f"min_institutions = {least}\n")
-    if institutions < LEAST_CONTRIBUTIONS:
+    if not LEAST_CONTRIBUTIONS <= institutions <= MAX_PARTIES:
         plan = plan.replace('trust = "distributed"', 'trust = "local"')
     derived = {feature.derive for feature in parse_contract(contract, "contract.toml").training_features}
     if {"recency", "frequency"} <= derived:

@@ -90,7 +90,7 @@ class Charter(Document):
             raise PlanError(
                 f"min_institutions {plan.min_institutions} is above the {len(self.institutions)} members",
                 place=f"{place}: min_institutions",
-                fix="lower it, or enrol more institutions",
+                fix='lower it, enrol more institutions, or, with fewer than three, set trust = "local"',
             )
         if 10 * self.min_customers * Fraction(repr(plan.delta)) > 1:
             raise PlanError(

@@ -37,6 +37,9 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunSummary], Html]], ...] = (
 )
 """(anchor, short title, what draws it), in order."""
 
+_OF_PROTECTED_RUNS = ("institutions", "privacy", "releases")
+"""Sections that a run without noise has nothing to say in: nobody approved it, nothing was paid."""
+
 
 def render_report(summary: RunSummary) -> str:
     """The whole page. The same summary gives the same bytes.
@@ -44,6 +47,8 @@ def render_report(summary: RunSummary) -> str:
     Formal guarantee: every text of the summary is escaped, sizes appear as bands only, whatever is suppressed appears
     as the word, and the page refers to nothing outside itself.
     """
+    unprotected = summary.bundle.plan.trust == "unsafe-none"
+    drawn = [entry for entry in SECTIONS if not (unprotected and entry[0] in _OF_PROTECTED_RUNS)]
     page = tag(
         "html",
         tag("head", *_head(summary)),
@@ -51,8 +56,8 @@ def render_report(summary: RunSummary) -> str:
             "body",
             tag("a", "Skip to the results", href="#segments", class_="skip"),
             header(summary),
-            navigation([(anchor, title) for anchor, title, _ in SECTIONS]),
-            tag("main", *(draw(summary) for _, _, draw in SECTIONS)),
+            navigation([(anchor, title) for anchor, title, _ in drawn]),
+            tag("main", *(draw(summary) for _, _, draw in drawn)),
             footer(summary),
         ),
         lang="en",

@@ -75,11 +75,13 @@ class SumTerms:
             )
         if n > MAX_PARTIES:
             raise PlanError(
-                f"{n} institutions in one secure sum", place="charter: institutions", fix=f"at most {MAX_PARTIES}"
+                f"{n} institutions in one secure sum",
+                place="charter: institutions",
+                fix=f'at most {MAX_PARTIES}, or set trust = "local" in the plan',
             )
         if 2 * (t - c) <= n - c:
             raise PlanError(
-                f"with {n} institutions and {c} colluders, sums of {t} could be opened for two different sets",
+                f"with {n} institutions and colluders = {c}, sums of {t} could be opened for two different sets",
                 place="plan: min_institutions",
                 fix=f'set min_institutions = {_least(n, c)} or more, or trust = "local"',
             )

@@ -472,6 +472,21 @@ class TestStrangeData:
         assert len(set(scored["segment"])) == 1
 
 
+class TestTrust:
+    def test_a_run_without_noise_never_prints_an_epsilon(self, cohortium: Callable[..., Outcome], home: Path) -> None:
+        plan_edit('trust = "distributed"', 'trust = "unsafe-none"')(home)
+        outcome = cohortium(*simulate_words(home))
+        assert outcome.code == 0, outcome.err
+        assert "NO PRIVACY" in outcome.out
+        assert "epsilon" not in outcome.out
+
+    def test_more_institutions_than_a_sum_is_safe_for(self, cohortium: Callable[..., Outcome], home: Path) -> None:
+        outcome = cohortium(*simulate_words(home, institutions=5))
+        assert outcome.code == 2
+        assert "plan: min_institutions" in outcome.err
+        assert "set min_institutions = 4 or more" in outcome.err
+
+
 class TestExitCodes:
     @pytest.mark.parametrize(
         ("raised", "code", "said"),

@@ -82,7 +82,7 @@ def test_show_tells_what_was_spent(cohortium: Callable[..., Outcome], home: Path
     told = cohortium("show", home / "node")
     assert (told.code, told.err) == (0, "")
     epsilon = epsilon_spent(LOCAL + DISTRIBUTED, 1e-6)
-    for text in ("north", f"epsilon {epsilon:.4f} of 3", "marginals", "local", "distributed 4-1", "3 institutions"):
+    for text in ("north", f"epsilon {epsilon:.4f} of 3", "marginals", "local", "t 4, c 1", "3 institutions"):
         assert text in told.out
     assert "if all others colluded" in told.out
     assert contents(home / "node") == before

@@ -21,6 +21,7 @@ from cohortium.client.app import make_client_app
 from cohortium.client.node import Node
 from cohortium.client.sums import NodeSums
 from cohortium.models.marginals import Axis, MarginalsQuery
+from cohortium.models.segmentation import phases
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.release import Door
 from cohortium.privacy.secure_sum import Aggregator, SqlOnceStore, SumRun
@@ -91,6 +92,13 @@ def node(make_node: Callable[..., Node], make_people: Callable[..., CustomerTabl
 
 
 @pytest.fixture
+def accepted(node: Node, plan: Plan) -> Node:
+    """The institution once it accepted a run of the plan."""
+    node.accept(PlanQuestion(plan.digest, "0" * 32, int(time.time())))
+    return node
+
+
+@pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     with caplog.at_level(logging.DEBUG):
         yield caplog
@@ -116,14 +124,14 @@ def test_an_approved_plan_is_accepted_and_another_declined(node: Node, plan: Pla
         assert is_declined(asked(app, plan_question(digest), "query.plan"))
 
 
-def test_a_replay_is_answered_with_the_same_bytes_and_charged_once(node: Node, plan: Plan) -> None:
-    app = make_client_app(lambda _: node)
+def test_a_replay_is_answered_with_the_same_bytes_and_charged_once(accepted: Node, plan: Plan) -> None:
+    app = make_client_app(lambda _: accepted)
     content = question(plan).to_record()
     replies = [asked(app, content).content.deflate() for _ in range(3)]
     assert replies[0] == replies[1] == replies[2]
-    assert len(list(node.ledger.charges())) == 1
+    assert len(list(accepted.ledger.charges())) == 1
     release = Release.from_record(asked(app, content).content, QUERY.width)
-    assert node.door.has_sealed(release)
+    assert accepted.door.has_sealed(release)
     assert release.question == question(plan).digest
 
 
@@ -306,12 +314,12 @@ def test_our_own_refusals_stay_in_the_node_s_log(
 
 
 def test_every_reason_looks_the_same_to_the_coordinator(
-    node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    accepted: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = make_client_app(lambda _: node)
+    app = make_client_app(lambda _: accepted)
     replies = [asked(app, question(plan, phase="unknown").to_record()), asked(app, RecordDict())]
     for error in (BudgetError("a"), ValueError("b")):
-        monkeypatch.setattr(type(node.door), "release", raising(error))
+        monkeypatch.setattr(type(accepted.door), "release", raising(error))
         replies.append(asked(app, question(plan).to_record()))
     assert len({reply.content.deflate() for reply in replies}) == 1
     assert {frozenset(vars(reply.metadata)) for reply in replies} == {frozenset(vars(replies[0].metadata))}
@@ -320,9 +328,9 @@ def test_every_reason_looks_the_same_to_the_coordinator(
 # --- replies the door did not seal -----------------------------------------------------------------------------------
 
 
-def leaking(node: Node, monkeypatch: pytest.MonkeyPatch, content: Callable[[Release], RecordDict]) -> ClientApp:
+def leaking(accepted: Node, monkeypatch: pytest.MonkeyPatch, content: Callable[[Release], RecordDict]) -> ClientApp:
     """An app whose answer handler replies with something else than the door's release."""
-    real = type(node.door).release
+    real = type(accepted.door).release
 
     class Reply:
         def __init__(self, release: Release) -> None:
@@ -331,8 +339,8 @@ def leaking(node: Node, monkeypatch: pytest.MonkeyPatch, content: Callable[[Rele
         def to_record(self) -> RecordDict:
             return content(self.release)
 
-    monkeypatch.setattr(type(node.door), "release", lambda door, asked, _sum: Reply(real(door, asked)))
-    return make_client_app(lambda _: node)
+    monkeypatch.setattr(type(accepted.door), "release", lambda door, asked, _sum: Reply(real(door, asked)))
+    return make_client_app(lambda _: accepted)
 
 
 def extra(release: Release, name: str, record: Any) -> RecordDict:
@@ -377,38 +385,42 @@ LEAKS: dict[str, Callable[[Release], RecordDict]] = {
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_reply_that_the_door_did_not_seal_is_stopped(
-    leak: str, node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+    leak: str, accepted: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
-    reply = asked(leaking(node, monkeypatch, LEAKS[leak]), question(plan).to_record())
+    reply = asked(leaking(accepted, monkeypatch, LEAKS[leak]), question(plan).to_record())
     assert is_declined(reply)
     assert SECRET not in said(log)
 
 
-def test_another_array_beside_the_vector_is_stopped(node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_array_beside_the_vector_is_stopped(
+    accepted: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def more(release: Release) -> RecordDict:
         content = release.to_record()
         content["sum"] = ArrayRecord({"vector": Array(release.vector), "rows": Array(np.zeros(3))})
         return content
 
-    assert is_declined(asked(leaking(node, monkeypatch, more), question(plan).to_record()))
+    assert is_declined(asked(leaking(accepted, monkeypatch, more), question(plan).to_record()))
 
 
 def test_a_release_of_another_node_s_door_is_stopped(
-    node: Node,
+    accepted: Node,
     plan: Plan,
     make_node: Callable[..., Node],
     make_people: Callable[..., CustomerTable],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    foreign = make_node("south", make_people(seed=1), plan).door.release(question(plan)).to_record()
-    assert is_declined(asked(leaking(node, monkeypatch, lambda _: foreign), question(plan).to_record()))
+    south = make_node("south", make_people(seed=1), plan)
+    south.accept(PlanQuestion(plan.digest, "0" * 32, int(time.time())))
+    foreign = south.door.release(question(plan)).to_record()
+    assert is_declined(asked(leaking(accepted, monkeypatch, lambda _: foreign), question(plan).to_record()))
 
 
 def test_the_leak_harness_lets_the_door_s_own_reply_pass(
-    node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    accepted: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the tests above would prove nothing."""
-    reply = asked(leaking(node, monkeypatch, Release.to_record), question(plan).to_record())
+    reply = asked(leaking(accepted, monkeypatch, Release.to_record), question(plan).to_record())
     assert reply_kind(reply.content) == "release"
 
 
@@ -494,6 +506,21 @@ def test_a_secure_sum_is_not_answered_in_the_clear_nor_a_clear_sum_masked(
     content = question_request(question(plan), attempt.input_request(0))
     assert is_declined(asked(make_client_app(lambda _: node), content))
     assert summing.node.ledger.spent().mu2 == node.ledger.spent().mu2 == 0
+
+
+def test_keys_are_shared_for_no_more_rounds_than_the_plan_has_attempts(summing: Summing) -> None:
+    """A coordinator cannot fill an institution's disk with offers."""
+    attempts = summing.plan.max_attempts * sum(phase.rounds for phase in phases(summing.plan))
+    for number, declined in ((attempts - 1, False), (attempts, True), (2**31 - 1, True)):
+        content = SumMessage(summing.aggregator.share_request(number)).to_record()
+        assert is_declined(asked(summing.app, content, "query.share")) == declined
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(summing: Summing) -> None:
+    with pytest.raises(BudgetError, match="another run has begun"):
+        summing.node.accept(PlanQuestion(summing.plan.digest, "f" * 32, int(time.time())))
+    assert summing.node.sums._store.find("f" * 32, -1, "keys") is None
+    assert is_declined(asked(summing.app, plan_question(summing.plan.digest, "e" * 32), "query.plan"))
 
 
 def test_every_wave_about_keys_is_answered_with_one_sealed_message(summing: Summing) -> None:

@@ -204,3 +204,18 @@ def test_every_text_is_escaped(texts: list[str]) -> None:
 def test_attributes_and_text_are_escaped() -> None:
     assert tag("p", '<&">', title='"<') == '<p title="&quot;&lt;">&lt;&amp;&quot;&gt;</p>'
     assert tag("p", tag("b", 1) + "<i>") == "<p>&lt;b&gt;1&lt;/b&gt;&lt;i&gt;</p>"
+
+
+def test_a_run_without_noise_says_so_and_claims_nothing(scenario: Scenario) -> None:
+    text = _Page(render_report(replace(scenario, trust="unsafe-none").build())).text
+    assert "NO PRIVACY" in text
+    assert "WITHOUT any protection" in text
+    for claim in ("accepted the plan", "Privacy account", "Everything that was released", "federated, private"):
+        assert claim not in text
+
+
+def test_shared_noise_names_its_assumption(scenario: Scenario) -> None:
+    text = _Page(render_report(replace(scenario, trust="distributed").build())).text
+    for said in ("Distributed.", "if institutions collude with the coordinator", "no more than 1 of the institutions"):
+        assert said in text
+    assert "secure summation" not in text

@@ -52,7 +52,7 @@ class Gate:
         error: Exception | None = None,
         share: NoiseShare = ALONE,
     ) -> None:
-        self.terms, self.error = Terms(allotment or BUDGET.mu2 // 4, budget, date.max, share), error
+        self.terms, self.error, self.budget = Terms(allotment or BUDGET.mu2 // 4, share), error, budget
 
     def admit(self, _question: QuestionHeader) -> Terms:
         if self.error:
@@ -98,6 +98,8 @@ def make_door(ledger: Ledger, bits: Any = None, **changes: Any) -> Door:
     parts: dict[str, Any] = {"gate": Gate(), "consent": All(), "audit": Events(), "build": build_query, "bits": bits}
     parts["sums"] = NoSums()
     table = changes.pop("people", None)
+    gate = {**parts, **changes}["gate"]
+    ledger.reserve("sha256:" + "0" * 64, "0" * 32, getattr(gate, "budget", BUDGET), date.max)
     return Door(people() if table is None else table, ledger, **{**parts, **changes})
 
 

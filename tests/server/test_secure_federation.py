@@ -495,7 +495,7 @@ def test_after_the_last_attempt_the_run_stops_with_one_clear_refusal_and_resumes
     bank, said = make_bank(4, 3, max_attempts=2), list[Asked]()
     fails = Fails(bank, "marginals", 2)
     monkeypatch.setattr(SecureFederation, "ask", fails.ask)
-    with pytest.raises(RefusedError, match="no sum in 2 attempts at marginals step 0") as caught:
+    with pytest.raises(RefusedError, match="no sum of marginals step 0 after attempt 2, the last") as caught:
         bank.study(said)
     assert caught.value.place == "plan: max_attempts"
     assert "bring the missing institutions back" in str(caught.value.fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.question import Question, Release
+from cohortium.study.question import PlanQuestion, Question, Release
 
 MakeNodes = Callable[..., list[Node]]
 RUN = "ab" * 16
@@ -85,7 +86,12 @@ class Doors:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes, self.questions, self.totals = nodes, list[Question](), list[NDArray[np.int64]]()
 
+    def begin(self, question: Question) -> None:
+        for node in self.nodes:
+            node.accept(PlanQuestion(question.header.plan, question.header.run, int(time.time())))
+
     def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
+        self.begin(question)
         vectors = [node.door.release(question).vector for node in self.nodes]
         assert all(vector.shape == (width,) for vector in vectors)
         total = np.array([sum(map(int, words)) for words in zip(*vectors, strict=True)], dtype=np.int64)
@@ -179,6 +185,7 @@ def test_a_run_cut_short_anywhere_ends_as_if_it_had_not_been(
         def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
             if len(self.questions) < answered:
                 return super().ask(question, width)
+            self.begin(question)
             for node in self.nodes[:2]:
                 node.door.release(question)
             raise KeyboardInterrupt

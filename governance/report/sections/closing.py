@@ -32,14 +32,14 @@ def comparison(summary: RunSummary) -> Html:
     title = "Compared with clustering without privacy"
     if summary.comparison is None:
         return section("comparison", title, paragraph("Not computed in this run."))
-    return section("comparison", title, *_compared(summary.comparison))
+    return section("comparison", title, *_compared(summary.comparison, summary.bundle.plan.trust == "unsafe-none"))
 
 
-def _compared(found: Comparison) -> Iterator[Html]:
+def _compared(found: Comparison, unprotected: bool) -> Iterator[Html]:
     yield tag("p", tag("strong", f"{SIMULATION_NOTE.capitalize()}. "), _verdict(found), class_="banner")
     rows = [
         ("All customers in one place, without privacy", "1.000"),
-        ("This run (federated, private)", f"{found.federated_ratio:.3f}"),
+        (f"This run (federated{'' if unprotected else ', private'})", f"{found.federated_ratio:.3f}"),
         *((f"{name} alone, without privacy", f"{ratio:.3f}") for name, ratio in found.alone_ratios),
     ]
     yield table(
@@ -72,9 +72,15 @@ def _limits(summary: RunSummary) -> Iterator[str]:
     last = summary.person_at[-1]
     yield "Nothing about a deployment: in a simulation one machine sees every institution's data."
     yield (
-        f"In version {summary.version}, consent checks, rule packs, the audit log, review and secure summation are not "
+        f"In version {summary.version}, consent checks, rule packs, the audit log and review are not "
         "built yet. Nobody checked consent, no rule was evaluated, nothing was logged for auditors, nobody signed."
     )
+    plan = summary.bundle.plan
+    if plan.trust == "distributed":
+        yield (
+            f"That no more than {plan.colluders} of the institutions collude, or that the secure sum's cryptography "
+            "holds: epsilon rests on both. The table under Privacy account says what it is otherwise."
+        )
     yield "That the lawful basis holds or the purpose is fair: the plan states both. This report is no legal advice."
     yield "That segments treat groups of people fairly: no fairness audit ran."
     if last.institutions > 1:

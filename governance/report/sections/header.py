@@ -40,8 +40,8 @@ def _unprotected(summary: RunSummary) -> tuple[Html, ...]:
         tag(
             "p",
             warning,
-            "This run added no noise. Every number below may reveal single customers. It is a baseline on public or "
-            "synthetic data; no institution answers such a plan.",
+            "This run added no noise. Every number below may reveal single customers. It is a baseline for "
+            "a simulation: no institution approved it, and no node answers such a plan.",
             class_="banner",
         ),
     )
@@ -86,7 +86,7 @@ def _facts(summary: RunSummary) -> Html:
     bundle, plan = summary.bundle, summary.bundle.plan
     explained = "hidden by the noise" if bundle.explained is None else f"about {percent(bundle.explained)}"
     facts = (
-        ("Privacy budget of the plan", f"epsilon {plan.epsilon:g}"),
+        ("Privacy budget of the plan", "NONE" if plan.trust == "unsafe-none" else f"epsilon {plan.epsilon:g}"),
         ("Smallest cell shown", f"{plan.min_cell:,} people"),
         ("Variance explained", explained),
         ("Run time", duration((summary.finished - summary.started).total_seconds())),

@@ -34,7 +34,7 @@ def privacy_account(summary: RunSummary) -> Html:
         paragraph(
             "Epsilon bounds how much more likely any conclusion about a person becomes because their data were in: at "
             f"most by the factor e to the power of epsilon, except with probability delta, {delta_text(plan.delta)}. "
-            "Smaller is better. It holds whatever anybody else knows."
+            f"Smaller is better. It holds whatever anybody else knows{_CONDITION[plan.trust]}."
         ),
         figure(
             privacy_gauge(summary.institutions, budget_for(plan.epsilon, plan.delta)),
@@ -55,13 +55,18 @@ def privacy_account(summary: RunSummary) -> Html:
         _person_table(summary),
         paragraph(
             f"Epsilons do not add up; mu squared does. {_SEVERAL[plan.trust]} The second number comes from an "
-            "independent code path, the privacy loss distribution; it leaves out the slack for whole-number noise, and "
-            "no refusal ever relies on it.",
+            "independent code path, the privacy loss distribution; no refusal ever relies on it.",
             note=True,
         ),
         *_collusion(summary),
     )
 
+
+_CONDITION = {
+    "distributed": ", as long as the secure sum holds and no more institutions collude than the plan tolerates",
+    "local": "",
+    "unsafe-none": "",
+}
 
 _SEVERAL = {
     "distributed": "At j institutions one sum moves by j contributions, and a person's mu squared is j times j times "

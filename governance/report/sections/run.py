@@ -33,13 +33,18 @@ _TRUST = {
 }
 
 
+_APPROVED = "This is the plan, as approved."
+_APPROVAL = {"distributed": _APPROVED, "local": _APPROVED, "unsafe-none": "Nobody approved this one."}
+
+
 def what_ran(summary: RunSummary) -> Html:
     """The section."""
+    plan = summary.bundle.plan
     return section(
         "plan",
         "What ran",
         paragraph(
-            "Institutions approve a plan by its digest and answer nothing else. This is the plan, as approved. "
+            f"Institutions approve a plan by its digest and answer nothing else. {_APPROVAL[plan.trust]} "
             "The lawful basis is what the plan states; nothing in this run examined it."
         ),
         definitions(_plan(summary)),
@@ -57,7 +62,9 @@ def _plan(summary: RunSummary) -> list[tuple[str, Child]]:
         ("Trust model", _TRUST[plan.trust].format(t=plan.min_institutions, c=plan.colluders)),
         (
             "Privacy budget",
-            f"epsilon {plan.epsilon:g} at delta {delta_text(plan.delta)}, for all questions of the plan together, "
+            "none: nothing was noised and nothing was charged"
+            if plan.trust == "unsafe-none"
+            else f"epsilon {plan.epsilon:g} at delta {delta_text(plan.delta)}, for all questions of the plan together, "
             "per person at one institution, whatever the number of their rows",
         ),
         ("How the budget is divided", _shares(summary)),

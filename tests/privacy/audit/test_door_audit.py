@@ -28,6 +28,7 @@ from cohortium.privacy.table import CustomerTable
 from cohortium.study.question import Question, QuestionHeader
 
 RUNS, EPSILON, DELTA, ALARM = 200, 8.0, 1e-6, 1e-6
+PLAN, RUN = "sha256:" + "0" * 64, "0" * 32
 PLENTY = Spend(2**61, 2**61)
 SCALER = Scaler(("a", "b"), np.zeros(2, dtype=np.bool_), np.full(2, -1.0), np.ones(2))
 QUERY = HeadGradientQuery(SCALER, "seed", np.zeros(3), 0.5, 0.5)
@@ -37,7 +38,7 @@ class Everything:
     """Gate, consent view, audit sink and secure sums of an institution that admits all and shares no noise."""
 
     def __init__(self, allotment: int) -> None:
-        self.terms = Terms(allotment, PLENTY, date.max)
+        self.terms = Terms(allotment)
         self.events = 0
 
     def admit(self, _question: QuestionHeader) -> Terms:
@@ -64,6 +65,7 @@ class WholeDoor(DoorArithmetic):
     def releaser(self, query: SumQuery, people: CustomerTable, allotment: int) -> Releaser:
         store = open_store(self._folder / f"node-{next(self._number)}.sqlite")
         self.ledgers.append(Ledger(store, "north bank", PLENTY))
+        self.ledgers[-1].reserve(PLAN, RUN, PLENTY, date.max)
         all_ = Everything(allotment)
         door = Door(
             people,
@@ -79,8 +81,8 @@ class WholeDoor(DoorArithmetic):
 
         def release() -> NDArray[np.int64]:
             header = QuestionHeader(
-                plan="sha256:" + "0" * 64,
-                run="0" * 32,
+                plan=PLAN,
+                run=RUN,
                 phase="head",
                 step=next(step),
                 attempt=1,
