@@ -606,6 +606,34 @@ def test_a_resumed_run_does_not_go_back_to_an_attempt_that_failed(
     assert {node.ledger.spent() for node in bank.nodes} == {total}
 
 
+def test_an_attempt_whose_keys_stayed_closed_is_not_opened_by_a_resumed_run(
+    make_bank: Callable[..., Bank], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every vector was there, too few opened their shares; the second attempt's sum is the one that later steps used."""
+    bank, first, second = make_bank(4, 3, max_attempts=2), list[Asked](), list[Asked]()
+    real = SecureFederation.ask
+
+    def ask(self: SecureFederation, asked: Question, width: int) -> tuple[NDArray[np.int64], int]:
+        fails = asked.header.phase == "marginals" and asked.header.attempt == 1
+        bank.faults = {(UNMASK, 1): "mute", (UNMASK, 3): "mute"} if fails else {}
+        return real(self, asked, width)
+
+    def dies(kind: str, messages: list[Message]) -> bool:
+        return kind == ANSWER and '"phase":"marginals"' not in str(messages[0].content["question"]["json"])
+
+    monkeypatch.setattr(SecureFederation, "ask", ask)
+    bank.dies_after = dies
+    with pytest.raises(Died):
+        bank.study(first)
+    assert [(a.attempt, a.institutions) for a in first] == [(1, 0), (2, 4)]
+    monkeypatch.setattr(SecureFederation, "ask", real)
+    bank.faults, bank.dies_after = {}, lambda *_: False
+    bundle = bank.study(second)
+    assert [(a.attempt, a.institutions) for a in second[:2]] == [(1, 0), (2, 4)]
+    assert len(bundle.releases) == len(second)
+    assert all(len(list(node.ledger.charges())) == len(bundle.releases) for node in bank.nodes)
+
+
 def test_a_coordinator_that_lost_its_memory_cannot_ask_for_another_sum(
     make_bank: Callable[..., Bank], tmp_path: Path
 ) -> None:
