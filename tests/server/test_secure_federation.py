@@ -609,7 +609,7 @@ def test_a_resumed_run_does_not_go_back_to_an_attempt_that_failed(
 def test_an_attempt_whose_keys_stayed_closed_is_not_opened_by_a_resumed_run(
     make_bank: Callable[..., Bank], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every vector was there, too few opened their shares; the second attempt's sum is the one that later steps used."""
+    """Every vector was there, too few opened shares; the second attempt's sum is the one that later steps used."""
     bank, first, second = make_bank(4, 3, max_attempts=2), list[Asked](), list[Asked]()
     real = SecureFederation.ask
 
