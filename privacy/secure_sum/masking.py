@@ -19,16 +19,11 @@ from numpy.typing import NDArray
 from cohortium.privacy.secure_sum.messages import message_bytes
 from cohortium.study.errors import RefusedError
 
-__all__ = ["add_mask", "add_masks", "agreed_secret", "derive_key", "pair_key", "self_key"]
+__all__ = ["add_masks", "agreed_secret", "derive_key", "pair_key", "self_key"]
 
 _CHUNK_WORDS = 2**15  # zeros, stream and words of a chunk fit together into a megabyte of cache
 _ZEROS = memoryview(bytes(8 * _CHUNK_WORDS))
 _NONCE = bytes(16)  # a key encrypts one stream
-
-
-def add_mask(total: NDArray[np.uint64], key: bytes, *, negative: bool = False) -> None:
-    """Add the key's mask to `total` in place, modulo 2**64, or subtract it; see `add_masks`."""
-    add_masks(total, () if negative else (key,), (key,) if negative else ())
 
 
 def add_masks(total: NDArray[np.uint64], added: Iterable[bytes], subtracted: Iterable[bytes]) -> None:

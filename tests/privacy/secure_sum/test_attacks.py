@@ -26,7 +26,7 @@ from cohortium.privacy.secure_sum import (
     UnmaskRequest,
     participant,
 )
-from cohortium.privacy.secure_sum.masking import add_mask, agreed_secret, pair_key, self_key
+from cohortium.privacy.secure_sum.masking import add_masks, agreed_secret, pair_key, self_key
 from cohortium.privacy.secure_sum.messages import Consent, Introduction, Offer, OfferTo, Opened, Roster, sign
 from cohortium.privacy.secure_sum.shamir import PRIME, SHARE_BYTES, Combiner, split
 from cohortium.study.errors import RefusedError
@@ -122,7 +122,8 @@ class Spy:
         for party, peers in asked.items():
             if ("seed", party) in found:
                 masks[party, party] = np.zeros(width, dtype=np.uint64)
-                add_mask(masks[party, party], self_key(found["seed", party], roster, question, self.number, party))
+                own = self_key(found["seed", party], roster, question, self.number, party)
+                add_masks(masks[party, party], [own], [])
             for peer in set(peers) - {party}:
                 mine, other = (party, peer) if ("mask", party) in found else (peer, party)
                 if ("mask", mine) in found:
@@ -131,7 +132,7 @@ class Spy:
                     low, high = min(party, peer), max(party, peer)
                     key = pair_key(secret, roster, question, self.number, low, high)
                     masks[party, peer] = np.zeros(width, dtype=np.uint64)
-                    add_mask(masks[party, peer], key, negative=party > peer)
+                    add_masks(masks[party, peer], [] if party > peer else [key], [key] if party > peer else [])
         return masks
 
     def head(self, party: int) -> Any:

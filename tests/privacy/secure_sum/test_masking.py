@@ -10,10 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from cohortium.privacy.randomness import fresh_key
-from cohortium.privacy.secure_sum.masking import add_mask, add_masks, agreed_secret, derive_key, pair_key, self_key
+from cohortium.privacy.secure_sum.masking import add_masks, agreed_secret, derive_key, pair_key, self_key
 from cohortium.privacy.secure_sum.messages import message_bytes
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import RefusedError
@@ -23,6 +24,11 @@ LENGTHS = [0, 1, 2, 7, 8, 9, 2**13 + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 
 ROSTER, QUESTION = "sha256:" + "4" * 64, "sha256:" + "3" * 64
 
 keys = st.binary(min_size=32, max_size=32)
+
+
+def add_mask(total: NDArray[np.uint64], key: bytes, *, negative: bool = False) -> None:
+    """One key's mask."""
+    add_masks(total, () if negative else (key,), (key,) if negative else ())
 
 
 def mask(key: bytes, length: int) -> Any:
