@@ -15,7 +15,8 @@ help:
 	@echo "make demo                the demo: eight institutions, real purchases, results in demo-results/"
 	@echo "make check               ruff, mypy --strict, import-linter"
 	@echo "make test                the whole test suite"
-	@echo "make bench TARGET=...    audit, clustering, grid, noise, onboarding, rfm_edges or secure_sum; ARGS=... are passed on"
+	@echo "make bench TARGET=...    audit, clustering, encoder, grid, lookalike, noise, onboarding, reach, rfm_edges, scoring,"
+	@echo "                         secure_sum or seeds; ARGS=... are passed on"
 	@echo "make fuzz                every parser of foreign bytes, by mutations; by coverage too where atheris is installed"
 	@echo "make clean               remove what was built"
 
@@ -23,6 +24,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch # its CPU build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
@@ -43,7 +45,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(STAMP)
-	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|grid|noise|onboarding|rfm_edges|secure_sum" && exit 2)
+	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|encoder|grid|lookalike|noise|onboarding|reach|rfm_edges|scoring|secure_sum|seeds" && exit 2)
 	$(BIN)/python benchmarks/$(subst -,_,$(TARGET)).py $(ARGS)
 
 fuzz: $(STAMP)

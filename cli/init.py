@@ -26,6 +26,9 @@ def init(
             help="How many will take part: sets how many of them a sum needs at least; 3 when left out.", min=1
         ),
     ] = None,
+    lookalike: Annotated[
+        bool, typer.Option("--lookalike", help="Write encoder.toml and campaign.toml as well, for lookalike audiences.")
+    ] = False,
 ) -> None:
     """Write a starter plan and feature contract, every line explained. Existing files are never touched.
 
@@ -34,11 +37,17 @@ def init(
       cohortium init my-study
       cohortium init my-study --institutions 5
       cohortium init grocery --data ta-feng
+      cohortium init grocery --data ta-feng --lookalike
     """
-    for path in write_starter(folder, data, institutions):
+    for path in write_starter(folder, data, institutions, lookalike=lookalike):
         typer.echo(f"wrote {path}")
     if data is not None:
         typer.echo(f"next: cohortium simulate {folder / 'plan.toml'} --data {data} --out results")
+        if lookalike:
+            out, state = folder / "encoder", f"--state {folder / 'nodes'}"
+            typer.echo(f"  or: cohortium simulate {folder / 'encoder.toml'} --data {data} {state} --out {out}, then")
+            plan, seeds = folder / "campaign.toml", "--seeds YOUR_SEEDS.csv"
+            typer.echo(f"      cohortium simulate {plan} --data {data} {state} {seeds} --out {folder / 'campaign'}")
         return
     typer.echo("next: adapt contract.toml to your tables, then")
     typer.echo(f"  cohortium data check {folder / 'contract.toml'} YOUR_TABLE")

@@ -21,7 +21,7 @@ from cohortium.privacy.outlook import Preview, Statement, differences, preview, 
 from cohortium.privacy.replay import replay
 from cohortium.privacy.sharing import NoiseShare
 from cohortium.study.errors import DataError
-from cohortium.study.plan import load_plan
+from cohortium.study.plans import load_plan
 
 __all__ = ["app"]
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cohortium.cli import data, demo, doctor, init, ledger, privacy, simulate
+from cohortium.cli import audience, data, demo, doctor, init, ledger, privacy, score, seed, simulate
 from cohortium.study.errors import CohortiumError, Defect
 
 __all__ = ["app", "main"]
@@ -45,8 +45,11 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("simulate")(simulate.simulate_command)
+app.command("score")(score.score)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app)
+app.add_typer(seed.app)
+app.add_typer(audience.app)
 app.add_typer(ledger.app)
 app.add_typer(privacy.app)
 

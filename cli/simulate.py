@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +11,26 @@ import typer
 
 from cohortium.cli.data import named_sources
 from cohortium.cli.progress import progress_printer
-from cohortium.governance.report import RunSummary, size_band
+from cohortium.governance.report import LookalikeSummary, RunSummary, size_band
+from cohortium.simulations.lookalike_study import (
+    ENCODER_FILE,
+    LOOKALIKE_FILE,
+    SeedOrder,
+    simulate_campaign,
+    simulate_encoder,
+)
+from cohortium.simulations.run_folder import Engine, SimulationOrder
 from cohortium.simulations.sources import is_public, own_data, public_data
-from cohortium.simulations.study import Engine, SimulationOrder, simulate
+from cohortium.simulations.study import simulate
 from cohortium.study.charter import load_charter
-from cohortium.study.errors import PlanError
-from cohortium.study.plan import MAX_EPSILON, load_plan
+from cohortium.study.errors import DataError, PlanError
+from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
+from cohortium.study.model import EncoderModel, Model, load_model
+from cohortium.study.plan import MAX_EPSILON
+from cohortium.study.plans import load_plan, named_model
+from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["print_summary", "simulate_command"]
+__all__ = ["print_campaign", "print_summary", "simulate_command"]
 
 _ENGINES: dict[str, Engine] = {"in-process": "in-process", "ray": "ray"}
 
@@ -49,6 +63,19 @@ def simulate_command(
     lifetime_epsilon: Annotated[
         float, typer.Option(help="Every institution's lifetime budget, above 0 and up to 50.")
     ] = MAX_EPSILON,
+    seeds: Annotated[
+        Path | None,
+        typer.Option(help="For a campaign: CSV or Parquet file with the seeds' customer ids.", metavar="FILE"),
+    ] = None,
+    seed_column: Annotated[str, typer.Option(help="Column of the ids in that file.")] = "id",
+    seed_institutions: Annotated[
+        str | None,
+        typer.Option(help="Institutions that hold a seed list, separated by commas; all with such customers."),
+    ] = None,
+    audience: Annotated[
+        str | None,
+        typer.Option(help="Level, such as balanced, that every institution without seeds exports.", metavar="LEVEL"),
+    ] = None,
     engine: Annotated[str, typer.Option(help="in-process, or ray, which needs the extra of that name.")] = "in-process",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that OUT holds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -56,13 +83,17 @@ def simulate_command(
 ) -> None:
     """Run a plan over simulated institutions: the same apps, ledgers and noise as deployed, in one process.
 
-    Writes report.html, summary.json, bundle.json and, per institution, segments.parquet. Interrupted, it is continued
-    with --resume; what was charged stays charged. Noise comes from the operating system: no two runs are alike.
+    A plan that finds segments writes report.html, summary.json, bundle.json and, per institution, segments.parquet; one
+    that trains an encoder writes encoder.safetensors; a campaign, with --seeds, lookalike.safetensors. Interrupted, a
+    run is continued with --resume; what was charged stays charged. Noise comes from the operating system: no two runs
+    are alike.
 
     \b
     Examples:
       cohortium simulate plan.toml --data ta-feng --out results
       cohortium simulate plan.toml --data sales.parquet --institutions region --out results
+      cohortium simulate encoder.toml --data ta-feng --state nodes --out encoder
+      cohortium simulate campaign.toml --data ta-feng --state nodes --seeds valued.csv --out campaign
       cohortium simulate plan.toml --data purchases=sales.csv --data customers=crm.csv --institutions 5 --out results
     """
     if engine not in _ENGINES:
@@ -85,7 +116,66 @@ def simulate_command(
         engine=_ENGINES[engine],
         resume=resume,
     )
-    print_summary(simulate(order, say), out, as_json=as_json)
+    match plan:
+        case SegmentPlan():
+            print_summary(simulate(order, say), out, as_json=as_json)
+        case EncoderPlan():
+            _print_encoder(simulate_encoder(order, say), out, as_json=as_json)
+        case LookalikePlan():
+            options = (seeds, seed_column, seed_institutions, audience)
+            print_campaign(_campaign(order, plan_file, options, say), out, as_json=as_json)
+
+
+def _campaign(
+    order: SimulationOrder,
+    plan_file: Path,
+    options: tuple[Path | None, str, str | None, str | None],
+    say: Callable[[str], None],
+) -> LookalikeSummary:
+    seeds, column, institutions, audience = options
+    if seeds is None:
+        raise DataError("a campaign needs seeds", place="--seeds", fix="give a file of the seeds' customer ids")
+    model = named_model(plan_file)
+    if model is None:
+        raise PlanError("names no file", place=f"{plan_file}: model", fix='write model = "encoder.safetensors"')
+    chosen = tuple(name.strip() for name in institutions.split(",")) if institutions is not None else None
+    base = load_model(model, EncoderModel, signer=None)
+    return simulate_campaign(replace(order, base=base), SeedOrder(seeds, column, chosen, audience), say)
+
+
+def _print_encoder(model: Model[EncoderModel], out: Path, *, as_json: bool) -> None:
+    document = model.document
+    if as_json:
+        typer.echo(document.to_bytes().decode())
+        return
+    typer.echo("")
+    typer.echo(f"an encoder of {len(document.features)} features, trained by {document.institutions} institutions")
+    typer.echo(f"model: {out / ENCODER_FILE} ({model.digest})")
+
+
+def print_campaign(summary: LookalikeSummary, out: Path, *, as_json: bool) -> None:
+    """A campaign's result in a few lines, or the whole summary as JSON."""
+    if as_json:
+        typer.echo(summary.to_bytes().decode(), nl=False)
+        return
+    campaign = summary.campaign
+    typer.echo("")
+    typer.echo(f"customers like the seed '{campaign.plan.lookalike.seed}', ranked by {campaign.choice.ranker}")
+    for level in campaign.curve.levels:
+        if level.point is None:
+            typer.echo(f"  {level.name:<10} suppressed")
+            continue
+        people = level.point.people
+        band = size_band(people.value, (people.high - people.low) / 3.92)
+        lift = "" if level.point.lift is None else f", seeds {level.point.lift.value:.1f} times as common as among all"
+        typer.echo(f"  {level.name:<10} {band} customers{lift}")
+    cost = summary.costs[0]
+    if cost.both is not None:
+        typer.echo(
+            f"privacy spent by encoder and campaign: epsilon {_number(cost.both)} at delta {campaign.plan.delta:g}"
+        )
+    typer.echo(f"report: {out / 'report.html'}")
+    typer.echo(f"model: {out / LOOKALIKE_FILE}")
 
 
 def print_summary(summary: RunSummary, out: Path, *, as_json: bool) -> None:

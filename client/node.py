@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field
 
+from cohortium.client.people import PlanPeople
+from cohortium.client.seeds import SeedStore
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.sums import NodeSums
 from cohortium.models.catalogue import build_query
-from cohortium.models.segmentation import question_terms
+from cohortium.models.studies import question_terms
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.gate import Terms
 from cohortium.privacy.ledger import Ledger, open_store
@@ -48,8 +50,10 @@ __all__ = [
     "PlanGate",
     "create_node",
     "identity_key",
+    "new_key",
     "open_node",
     "read_contract",
+    "write_whole",
 ]
 
 
@@ -119,7 +123,9 @@ class Node:
     identity: NodeIdentity
     contract: Contract
     people: CustomerTable
+    asked_about: PlanPeople
     store: NodeStore
+    seeds: SeedStore
     ledger: Ledger
     gate: PlanGate
     sums: NodeSums
@@ -199,14 +205,14 @@ def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> Non
         return
     # node.json comes last: a folder that has one has everything, and a ledger that is gone is missed, not made anew
     if not (folder / _KEY).exists():
-        _write_whole(folder / _KEY, _new_key())
+        write_whole(folder / _KEY, new_key())
     database = open_store(folder / _DATABASE)
     Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta)).close()
     for name, text in documents.items():
-        _write_whole(folder / name, text.encode())
+        write_whole(folder / name, text.encode())
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Whole or not at all, for its owner alone: a killed process leaves no half of a node."""
     staged = path.with_name(f".{path.name}.partial")
     staged.unlink(missing_ok=True)
@@ -237,12 +243,13 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
     except ValueError as error:  # pydantic's included
         raise DataError("holds a node of another version", place=str(folder), fix="use the version it names") from error
     database = open_store(folder / _DATABASE, create=False)
-    store = NodeStore(database)
+    store, seeds = NodeStore(database), SeedStore(database)
+    asked_about = PlanPeople(people, seeds)
     ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
     gate = PlanGate(store)
     sums = NodeSums(identity.institution, key, gate.approval, SqlOnceStore(database))
     door = Door(
-        people,
+        lambda plan: asked_about.of(gate.approval(plan).plan),
         ledger,
         gate=gate,
         consent=Everybody(),
@@ -251,7 +258,7 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         build=build_query,
         bits=bits,
     )
-    return Node(identity, contract, people, store, ledger, gate, sums, door)
+    return Node(identity, contract, people, asked_about, store, seeds, ledger, gate, sums, door)
 
 
 def identity_key(folder: Path) -> str:
@@ -266,7 +273,8 @@ def _read_key(folder: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _new_key() -> bytes:
+def new_key() -> bytes:
+    """A fresh Ed25519 private key, PKCS #8 in PEM."""
     key = Ed25519PrivateKey.from_private_bytes(fresh_key())
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 

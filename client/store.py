@@ -15,7 +15,8 @@ from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import RefusedError
-from cohortium.study.plan import Plan, parse_plan
+from cohortium.study.plan import Plan
+from cohortium.study.plans import parse_plan
 
 __all__ = ["Approval", "NodeStore"]
 

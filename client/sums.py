@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cohortium.client.store import Approval
-from cohortium.models.segmentation import phases
+from cohortium.models.studies import phases
 from cohortium.privacy.secure_sum import (
     Masking,
     OnceStore,

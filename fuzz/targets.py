@@ -26,7 +26,7 @@ from cohortium.study.charter import parse_charter
 from cohortium.study.contract import parse_contract
 from cohortium.study.document import parse_toml
 from cohortium.study.errors import CohortiumError, DataError, PlanError, RefusedError
-from cohortium.study.plan import parse_plan
+from cohortium.study.plans import parse_plan
 from cohortium.study.question import Question, Release, SumMessage, parse_question_request, reply_kind
 
 __all__ = ["TARGETS", "Target"]

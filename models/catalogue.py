@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from cohortium.models.head import HeadGradientQuery
+from cohortium.models.audience_profile import AudienceProfileQuery
+from cohortium.models.contest import ContestQuery
+from cohortium.models.encoder import EncoderGradientQuery
 from cohortium.models.marginals import MarginalsQuery
 from cohortium.models.moments import MomentQuery
 from cohortium.models.profiles import ProfileQuery
+from cohortium.models.reach import ScoreCurveQuery
 from cohortium.models.rfm import RfmGridQuery
+from cohortium.models.row_moments import FrameSumQuery, RowMomentsQuery
+from cohortium.models.seed_queries import SeedGradientQuery, SeedSumQuery
 from cohortium.privacy.query import QuerySpec, SumQuery
 from cohortium.study.errors import RefusedError
 
@@ -17,11 +22,18 @@ __all__ = ["QUERY_KINDS", "build_query"]
 
 QUERY_KINDS: Mapping[str, Callable[[QuerySpec], SumQuery]] = MappingProxyType(
     {
-        HeadGradientQuery.kind: HeadGradientQuery.from_spec,
+        ContestQuery.kind: ContestQuery.from_spec,
+        EncoderGradientQuery.kind: EncoderGradientQuery.from_spec,
         MarginalsQuery.kind: MarginalsQuery.from_spec,
         MomentQuery.kind: MomentQuery.from_spec,
         ProfileQuery.kind: ProfileQuery.from_spec,
         RfmGridQuery.kind: RfmGridQuery.from_spec,
+        ScoreCurveQuery.kind: ScoreCurveQuery.from_spec,
+        SeedSumQuery.kind: SeedSumQuery.from_spec,
+        SeedGradientQuery.kind: SeedGradientQuery.from_spec,
+        RowMomentsQuery.kind: RowMomentsQuery.from_spec,
+        FrameSumQuery.kind: FrameSumQuery.from_spec,
+        AudienceProfileQuery.kind: AudienceProfileQuery.from_spec,
     }
 )
 

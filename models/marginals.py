@@ -19,9 +19,10 @@ from scipy.optimize import nnls
 
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec
 from cohortium.privacy.table import CustomerTable
+from cohortium.study.contract import Feature
 from cohortium.study.errors import RefusedError
 
-__all__ = ["BINS", "Axis", "Marginal", "MarginalsQuery", "estimate_marginals"]
+__all__ = ["BINS", "Axis", "Marginal", "MarginalsQuery", "estimate_marginals", "feature_axis"]
 
 _MAX_AXES = 64
 _MAX_BOUND = 2.0**53
@@ -74,6 +75,12 @@ class Axis:
         grid: NDArray[np.float64] = np.expm1(np.linspace(math.log1p(max(low, 0.0)), math.log1p(high), bins + 1))
         grid[0], grid[-1] = low, high
         return grid
+
+
+def feature_axis(feature: Feature) -> Axis:
+    """The public bins of a number."""
+    low, high = feature.bounds
+    return Axis(feature.name, low, high, integer=feature.integer, log=feature.transform == "log1p")
 
 
 def _level_sizes(bins: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-from cohortium.models.segmentation import check_feasible
+from cohortium.models.studies import check_feasible
 from cohortium.privacy.secure_sum import SumRun
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract

@@ -9,18 +9,13 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.models.catalogue import build_query
 from cohortium.models.clustering import Clustering, cluster, clustering_phases, widest_questions
-from cohortium.models.marginals import Axis, Marginal, MarginalsQuery, estimate_marginals
+from cohortium.models.marginals import Marginal, MarginalsQuery, estimate_marginals, feature_axis
 from cohortium.models.personas import segment_names, threshold_rules
 from cohortium.models.profiles import ProfileQuery, ProfileRange, SegmentProfile, estimate_profiles, profile_ranges
 from cohortium.models.programme import Ask, Phase, Programme
 from cohortium.models.rfm import RFM_NAMES, QuintileEdges, RfmGridQuery, quintile_edges
 from cohortium.models.scaler import Scaler, bounds_scaler, fit_scaler
-from cohortium.privacy.accounting import Spend, budget_for, price
-from cohortium.privacy.gate import Terms
-from cohortium.privacy.release import noise_scale
-from cohortium.privacy.sharing import ALONE, noise_share
 from cohortium.study.bundle import (
     AxisScale,
     KChoice,
@@ -29,16 +24,14 @@ from cohortium.study.bundle import (
     RfmResult,
     Segment,
 )
-from cohortium.study.contract import Contract, Feature
-from cohortium.study.errors import PlanError, RefusedError
-from cohortium.study.plan import Plan
-from cohortium.study.question import QuestionHeader
+from cohortium.study.contract import Contract
+from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["StudyResult", "check_feasible", "phases", "question_terms", "segmentation_programme"]
+__all__ = ["StudyResult", "segmentation_phases", "segmentation_programme", "segmentation_widest"]
 
 
-def phases(plan: Plan) -> tuple[Phase, ...]:
-    """Everything a plan asks, with its share of the plan's mu^2. The shares add up to 1."""
+def segmentation_phases(plan: SegmentPlan) -> tuple[Phase, ...]:
+    """Everything such a plan asks, with its share of the plan's mu^2. The shares add up to 1."""
     shares = plan.shares
     result = [Phase("marginals", MarginalsQuery.kind, Fraction(shares.marginals, 100))]
     result.extend(clustering_phases(Fraction(shares.clustering, 100)))
@@ -49,56 +42,9 @@ def phases(plan: Plan) -> tuple[Phase, ...]:
     return tuple(result)
 
 
-def question_terms(plan: Plan, question: QuestionHeader) -> Terms:
-    """What a plan says a question may cost; `RefusedError` for a phase, step, attempt or kind it does not foresee."""
-    phase = next((phase for phase in phases(plan) if phase.name == question.phase), None)
-    if phase is None or phase.kind != question.kind:
-        raise RefusedError("the plan foresees no such question")
-    if question.step >= phase.rounds or question.attempt > plan.max_attempts:
-        raise RefusedError("the plan foresees no further question of this phase")
-    budget = budget_for(plan.epsilon, plan.delta)
-    allotment = phase.share * budget.mu2 / (phase.rounds * plan.max_attempts)
-    return Terms(math.floor(allotment), noise_share(plan))
-
-
-def check_feasible(plan: Plan, contract: Contract, place: str = "plan") -> None:
-    """Whether every question of the plan can be answered within its budget, whatever the answers turn out to be.
-
-    To be called before the first question: a plan that fails half-way has spent for nothing.
-
-    Raises:
-        PlanError: naming the line to change.
-    """
-    plan.check_contract(contract, place)
-    by_name = {phase.name: phase for phase in phases(plan)}
-    budget, total = budget_for(plan.epsilon, plan.delta), Spend()
-    share = ALONE if plan.trust == "unsafe-none" else noise_share(plan)
-    for ask in _widest_questions(plan, contract):
-        phase = by_name[ask.phase]
-        allotment = math.floor(phase.share * budget.mu2 / (phase.rounds * plan.max_attempts))
-        try:
-            query = build_query(ask.query.spec())
-            sigma = noise_scale(query, max(allotment, 1))
-        except RefusedError as error:
-            raise PlanError(
-                f"{ask.phase}: more features, wider bounds or more segments than one question can ask about",
-                place=f"{place}: segments.features",
-                fix="name fewer features in segments.features and in the contract, or fewer segments",
-            ) from error
-        if allotment < 1:
-            raise PlanError(f"{ask.phase}: nothing to spend", place=f"{place}: epsilon", fix="raise epsilon")
-        total += price(query.bound_squared, sigma, query.width, share).times(plan.max_attempts)
-    if not total.fits(budget):
-        raise PlanError(
-            "no room for the noise's grid",
-            place=f"{place}: epsilon",
-            fix="lower epsilon, or use fewer features or segments",
-        )
-
-
-def _widest_questions(plan: Plan, contract: Contract) -> list[Ask]:
+def segmentation_widest(plan: SegmentPlan, contract: Contract) -> list[Ask]:
     """A question as wide as the widest there can be, for every question of the plan."""
-    axes = tuple(_axis(feature) for feature in contract.training_features if not feature.is_category)
+    axes = tuple(feature_axis(feature) for feature in contract.training_features if not feature.is_category)
     by_name = {axis.name: axis for axis in axes}
     scaler = bounds_scaler([by_name[name] for name in plan.distance_features(contract)])
     most = plan.segments.k_range[1]
@@ -125,14 +71,14 @@ class StudyResult:
     rfm: RfmResult | None
 
 
-def segmentation_programme(plan: Plan, contract: Contract) -> Programme[StudyResult]:
+def segmentation_programme(plan: SegmentPlan, contract: Contract) -> Programme[StudyResult]:
     """Ask what the plan foresees, in the order of its phases.
 
     The questions are a function of plan, contract and earlier answers alone.
     """
     rng = np.random.default_rng(plan.segments.seed)
     numbers = tuple(feature for feature in contract.training_features if not feature.is_category)
-    query = MarginalsQuery(tuple(_axis(feature) for feature in numbers))
+    query = MarginalsQuery(tuple(feature_axis(feature) for feature in numbers))
     answer = yield Ask("marginals", query)
     marginals = {m.axis.name: m for m in estimate_marginals(query, answer.values, answer.std)}
 
@@ -153,12 +99,7 @@ def segmentation_programme(plan: Plan, contract: Contract) -> Programme[StudyRes
     return _result(scaler, clustering, centres, profiles, rfm)
 
 
-def _axis(feature: Feature) -> Axis:
-    low, high = feature.bounds
-    return Axis(feature.name, low, high, integer=feature.integer, log=feature.transform == "log1p")
-
-
-def _large_enough(clustering: Clustering, plan: Plan) -> NDArray[np.float64]:
+def _large_enough(clustering: Clustering, plan: SegmentPlan) -> NDArray[np.float64]:
     """The centres whose pooled noisy size reaches the minimum cell, the largest in any case.
 
     Customers of the others fall to their nearest remaining centre. A plan without profiles describes nobody and keeps
@@ -171,7 +112,7 @@ def _large_enough(clustering: Clustering, plan: Plan) -> NDArray[np.float64]:
     return clustering.centres[kept]
 
 
-def _rfm(marginals: dict[str, Marginal], contract: Contract, plan: Plan) -> Programme[RfmResult]:
+def _rfm(marginals: dict[str, Marginal], contract: Contract, plan: SegmentPlan) -> Programme[RfmResult]:
     """Quintile edges from the marginals, and the 25 cells as one question."""
     by_role = plan.rfm_features(contract)
     recency = quintile_edges(marginals[by_role["recency"]], is_recency=True)

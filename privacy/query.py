@@ -1,6 +1,7 @@
 """The one question type: a sum over customers of a bounded integer contribution.
 
-A sum query maps each person to a sparse vector of integers whose squared L2 norm is at most `bound_squared`. Removing
+A sum query maps each person to a vector of integers whose squared L2 norm is at most `bound_squared`: some words
+sparsely, others as outer products of two short integer vectors (the gradient of a linear layer is one). Removing
 or adding one person therefore changes the sum by at most sqrt(bound_squared) in L2: that number, exact and in integer
 units, is the sensitivity from which the door computes the noise. The door does not trust the query to keep its bound:
 `bounded_total` checks every person's contribution in exact integer arithmetic and lets one that breaks it count as
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,29 @@ from numpy.typing import NDArray
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import Defect
 
-__all__ = ["SCALE", "Contribution", "QuerySpec", "SumQuery", "bounded_total", "quantise", "unit_scale"]
+__all__ = [
+    "MAX_LEFT",
+    "MAX_RIGHT",
+    "SCALE",
+    "Contribution",
+    "Outer",
+    "OuterQuery",
+    "QuerySpec",
+    "SumQuery",
+    "bounded_total",
+    "quantise",
+    "unit_scale",
+]
 
 SCALE = 2**24
 """Integer units per 1.0 of a contribution. Counts are scaled too, so that sigma is at least 2**20 units everywhere."""
 
+MAX_LEFT, MAX_RIGHT = 2**14, 2**20
+"""Largest absolute entries of the factors of a product."""
+
 _BLOCK_WORDS = 2**21
+_OUTER_ROWS = 256
+_MAX_FACTOR_WORDS = 2**12
 _MAX_WORD = 2**28
 _LOW_HALF = 2**32 - 1
 _CLIP_SLACK = 1.0 - 2.0**-40
@@ -37,10 +55,32 @@ class Contribution:
     Args:
         columns: integer positions, shape (people, words); positions of one person must be distinct.
         values: int64, same shape; what the person adds at that position.
+        outers: for every outer product of the query its two factors, whole numbers as float64, shapes (people, left)
+            and (people, right), at most MAX_LEFT and MAX_RIGHT in size.
     """
 
     columns: NDArray[np.int64]
     values: NDArray[np.int64]
+    outers: tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Words that hold, row by row, the outer product of two integer vectors of every person.
+
+    Args:
+        offset: first of the words.
+        left, right: entries of the two vectors, at most 4,096 each; word offset + i * right + j holds left_i * right_j.
+    """
+
+    offset: int
+    left: int
+    right: int
+
+    @property
+    def words(self) -> int:
+        """How many words."""
+        return self.left * self.right
 
 
 @dataclass(frozen=True)
@@ -76,6 +116,16 @@ class SumQuery(Protocol):
 
     def spec(self) -> QuerySpec:
         """The query as it travels."""
+        ...
+
+
+@runtime_checkable
+class OuterQuery(SumQuery, Protocol):
+    """A question some of whose words are outer products."""
+
+    @property
+    def outers(self) -> tuple[Outer, ...]:
+        """The outer products, whose words neither overlap nor are reached by sparse entries."""
         ...
 
 
@@ -116,25 +166,48 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
     never raised.
     """
     total = np.zeros(query.width, dtype=np.int64)
-    words = max(query.words_per_person, 1)
-    for block in people.blocks(max(_BLOCK_WORDS // words, 1)):
+    outers = query.outers if isinstance(query, OuterQuery) else ()
+    rows = _OUTER_ROWS if outers else max(_BLOCK_WORDS // max(query.words_per_person, 1), 1)
+    for block in people.blocks(rows):
         with np.errstate(all="ignore"):
             part = query.contribute(block)
-        shape = (len(block), query.words_per_person)
-        if part.columns.shape != shape or part.values.shape != shape:
-            raise Defect(f"{type(query).__name__}: contribution of a wrong shape or dtype")
-        if part.columns.dtype != np.int64 or part.values.dtype != np.int64:
-            raise Defect(f"{type(query).__name__}: contribution of a wrong shape or dtype")
+        _check_shapes(part, query, outers, len(block))
         kept = _within_bound(part, query)
-        if kept.all():
-            np.add.at(total, part.columns.ravel(), part.values.ravel())
-        else:
-            np.add.at(total, part.columns[kept].ravel(), part.values[kept].ravel())
+        if not kept.all():
+            pairs = tuple((left[kept], right[kept]) for left, right in part.outers)
+            part = Contribution(part.columns[kept], part.values[kept], pairs)
+        np.add.at(total, part.columns.ravel(), part.values.ravel())
+        for outer, (left, right) in zip(outers, part.outers, strict=True):
+            # exact in float64, in whatever order it is added: no partial sum passes 2^8 * 2^14 * 2^20
+            words = (left.T @ right).astype(np.int64)
+            total[outer.offset : outer.offset + outer.words] += words.ravel()
     return total
+
+
+def _check_shapes(part: Contribution, query: SumQuery, outers: tuple[Outer, ...], people: int) -> None:
+    """`Defect` for a contribution that is not of the query's shapes: depends on the query alone."""
+    end = 0
+    for outer in sorted(outers, key=lambda o: o.offset):
+        if outer.offset < end or min(outer.left, outer.right) < 1:
+            raise Defect(f"{type(query).__name__}: outer products that overlap")
+        end = outer.offset + outer.words
+    if end > query.width:
+        raise Defect(f"{type(query).__name__}: outer products beyond the answer")
+    sparse = (people, query.words_per_person)
+    right_shapes = part.columns.shape == sparse == part.values.shape and len(part.outers) == len(outers)
+    right_types = part.columns.dtype == np.int64 == part.values.dtype
+    for outer, (left, right) in zip(outers, part.outers, strict=False):
+        right_shapes &= left.shape == (people, outer.left) and right.shape == (people, outer.right)
+        right_shapes &= max(outer.left, outer.right) <= _MAX_FACTOR_WORDS
+        right_types &= left.dtype == np.float64 == right.dtype
+    if not right_shapes or not right_types:
+        raise Defect(f"{type(query).__name__}: contribution of a wrong shape or dtype")
 
 
 def _within_bound(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
     """Which people keep the bound, decided row by row in integers that cannot overflow."""
+    if isinstance(query, OuterQuery):
+        return _within_bound_outers(part, query)
     columns, values = part.columns, part.values
     if values.size == 0:  # nobody, or a query without words: the same for any number of people
         return np.ones(len(values), dtype=np.bool_)
@@ -145,6 +218,41 @@ def _within_bound(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:
         norms = np.einsum("ij,ij->i", values, values)  # no sum of squares can overflow
         return np.asarray(norms <= min(query.bound_squared, 2**63 - 1))
     return _within_bound_any(part, query)
+
+
+def _within_bound_outers(part: Contribution, query: OuterQuery) -> NDArray[np.bool_]:
+    """The same with outer products, whose squared norms are the products of their factors' squared norms."""
+    sound = np.ones(len(part.values), dtype=np.bool_)
+    squares = []
+    for left, right in part.outers:
+        for factor, limit in ((left, MAX_LEFT), (right, MAX_RIGHT)):
+            reach = max(factor.max(initial=0.0), -factor.min(initial=0.0))  # nan passes no comparison
+            if not (reach <= limit and (np.rint(factor) == factor).all()):
+                sound &= ((np.abs(factor) <= limit) & (np.rint(factor) == factor)).all(axis=1)
+            # at most 2^12 squares of at most 2^40 each: exact in float64; what is not sound is left out anyway
+            squares.append(np.where(sound, np.einsum("ij,ij->i", factor, factor), 0.0))
+    pairs = list(zip(squares[::2], squares[1::2], strict=True))
+    if not part.values.size and sound.all():
+        rough = np.zeros(len(part.values))
+        for first, second in pairs:
+            rough += first * second
+        if (rough * (1.0 + 2.0**-40) < float(query.bound_squared)).all():  # rounding is far below that margin
+            return sound
+    exact = np.zeros(len(part.values), dtype=object)  # Python's integers: nothing overflows
+    for first, second in pairs:
+        whole = [np.where(sound, square, 0.0).astype(np.int64).astype(object) for square in (first, second)]
+        exact = exact + whole[0] * whole[1]
+    outside = np.ones(query.width, dtype=np.bool_)
+    for outer in query.outers:
+        outside[outer.offset : outer.offset + outer.words] = False
+    for word in range(part.values.shape[1]):
+        value, column = part.values[:, word], part.columns[:, word]
+        inside = (column >= 0) & (column < query.width)
+        sound &= inside & outside[np.where(inside, column, 0)] & (np.abs(value).view(np.uint64) <= _MAX_WORD)
+        exact = exact + np.where(sound, value, 0).astype(object) ** 2
+    ordered = np.sort(part.columns, axis=1)
+    sound &= (ordered[:, 1:] > ordered[:, :-1]).all(axis=1)
+    return np.asarray(sound & (exact <= query.bound_squared).astype(np.bool_))
 
 
 def _within_bound_any(part: Contribution, query: SumQuery) -> NDArray[np.bool_]:

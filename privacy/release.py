@@ -55,7 +55,7 @@ class Door:
     long as the secure sum's assumptions hold (`privacy.secure_sum.Participant`).
 
     Args:
-        people: the institution's customer table.
+        people: the institution's customers as a plan, by digest, asks about them.
         ledger: what is charged, and where replies are stored.
         gate, consent, audit, sums: see the protocols.
         build: rebuilds a query from its specification; `RefusedError` for one it does not know.
@@ -64,7 +64,7 @@ class Door:
 
     def __init__(
         self,
-        people: CustomerTable,
+        people: Callable[[str], CustomerTable],
         ledger: Ledger,
         *,
         gate: PolicyGate,
@@ -105,7 +105,7 @@ class Door:
         stored = self._ledger.replay(slot, question.digest)
         if stored is None:
             masks = None if sum_request is None else self._sums.begin(header, sum_request, question.digest)
-            total = bounded_total(query, self._consent.snapshot(self._people))
+            total = bounded_total(query, self._consent.snapshot(self._people(header.plan)))
             charge = self._ledger.charge(
                 slot,
                 question.digest,

@@ -53,6 +53,10 @@ class CustomerTable:
             return self.values
         return self.values[:, [self.columns.index(name) for name in columns]]
 
+    def with_column(self, name: str, values: NDArray[np.float64]) -> CustomerTable:
+        """The table with one more column, shape (n,)."""
+        return CustomerTable((*self.columns, name), np.column_stack([self.values, values]), self.keys)
+
     def take(self, rows: NDArray[np.bool_] | slice) -> CustomerTable:
         """The people a mask or slice names, as a table of their own."""
         part = object.__new__(CustomerTable)

@@ -12,10 +12,10 @@ from cohortium.models.preflight import preflight
 from cohortium.privacy.secure_sum import OnceStore
 from cohortium.server.federation import Gathering, gather_federation
 from cohortium.server.journal import Journaled
-from cohortium.server.study_run import Asked, run_study
-from cohortium.study.bundle import Bundle
+from cohortium.server.study_run import Asked, Released, run_study
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
+from cohortium.study.model import EncoderModel, Model
 from cohortium.study.plan import Plan
 
 __all__ = ["StudyOrder", "make_server_app"]
@@ -30,6 +30,7 @@ class StudyOrder:
         run: 32 hexadecimal digits; the same run again resumes it.
         expected: institutions to wait for before the first question.
         timeout: seconds to wait for connections and for the answers to one question.
+        base: for a campaign, the encoder's model that its plan names.
     """
 
     plan: Plan
@@ -38,17 +39,18 @@ class StudyOrder:
     run: str
     expected: int
     timeout: float = 600.0
+    base: Model[EncoderModel] | None = None
 
 
 def make_server_app(
-    order: StudyOrder, store: OnceStore, deliver: Callable[[Bundle], None], progress: Callable[[Asked], None]
+    order: StudyOrder, store: OnceStore, deliver: Callable[[Released], None], progress: Callable[[Asked], None]
 ) -> ServerApp:
     """The app the coordinator runs, on every engine.
 
     Args:
         order: what to run.
         store: the coordinator's own memory; a durable one lets an interrupted run go on.
-        deliver: called once with the released bundle.
+        deliver: called once with what the run releases.
         progress: called after every question.
     """
     app = ServerApp()
@@ -58,6 +60,6 @@ def make_server_app(
         preflight(order.plan, order.contract, order.charter)
         gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout)
         federation = Journaled(gather_federation(grid, gathering, store), store)
-        deliver(run_study(order.plan, order.contract, order.run, federation, progress))
+        deliver(run_study(order.plan, order.contract, order.run, federation, progress, order.base))
 
     return app

@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
+from typing import TypeVar
 
-from cohortium.models.programme import Ask, NoisySum
-from cohortium.models.segmentation import StudyResult, check_feasible, question_terms, segmentation_programme
+from cohortium.models.encoding import encoder_programme
+from cohortium.models.lookalike import lookalike_programme
+from cohortium.models.programme import Ask, NoisySum, Programme
+from cohortium.models.released import checked_base, encoder_model, lookalike_model
+from cohortium.models.segmentation import StudyResult, segmentation_programme
+from cohortium.models.studies import check_feasible, question_terms
 from cohortium.privacy.accounting import Spend, price
 from cohortium.privacy.query import SCALE, SumQuery
 from cohortium.privacy.release import noise_scale
@@ -16,11 +21,19 @@ from cohortium.privacy.secure_sum import SumFailed
 from cohortium.server.federation import Federation
 from cohortium.study.bundle import Bundle, ReleaseRecord
 from cohortium.study.contract import Contract
-from cohortium.study.errors import RefusedError
+from cohortium.study.errors import Defect, RefusedError
+from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
+from cohortium.study.model import EncoderModel, LookalikeModel, Model
 from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
+from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["Asked", "run_study"]
+__all__ = ["Asked", "Released", "run_study"]
+
+Released = Bundle | Model[EncoderModel] | Model[LookalikeModel]
+"""What a run makes known: segments, an encoder, or a campaign's ranker."""
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ def run_study(
     run: str,
     federation: Federation,
     progress: Callable[[Asked], None],
-) -> Bundle:
+    base: Model[EncoderModel] | None = None,
+) -> Released:
     """Ask everything a plan foresees and return what was learnt.
 
     Given the same plan, contract, run and answers, the questions are the same: a run that was cut short is resumed by
@@ -57,20 +71,23 @@ def run_study(
         run: 32 hexadecimal digits that identify the run.
         federation: who answers.
         progress: called after every question.
+        base: for a campaign, the encoder's model that its plan names.
 
     Raises:
-        PlanError: the plan could not be answered to its end; nothing was asked.
+        PlanError: the plan could not be answered to its end, or `base` is not the model it names; nothing was asked.
     """
     check_feasible(plan, contract)
     driver = _Driver(plan, run, federation, progress)
-    programme = segmentation_programme(plan, contract)
-    answer: NoisySum | None = None
-    while True:
-        try:
-            ask = next(programme) if answer is None else programme.send(answer)
-        except StopIteration as done:
-            return _bundle(done.value, plan, run, driver)
-        answer = driver.answer(ask)
+    match plan:
+        case SegmentPlan():
+            return _bundle(driver.drive(segmentation_programme(plan, contract)), plan, run, driver)
+        case EncoderPlan():
+            encoded = driver.drive(encoder_programme(plan, contract))
+            return encoder_model(encoded, plan, run, driver.institutions, tuple(driver.releases))
+        case LookalikePlan():
+            found = driver.drive(lookalike_programme(plan, checked_base(plan, base)))
+            return lookalike_model(found, plan, run, driver.institutions, tuple(driver.releases))
+    raise Defect(f"a plan of the kind {type(plan).__name__}")
 
 
 class _Driver:
@@ -84,6 +101,17 @@ class _Driver:
         self._steps: Counter[str] = Counter()
         self.releases: list[ReleaseRecord] = []
         self.institutions = 0
+
+    def drive(self, programme: Programme[_Result]) -> _Result:
+        """Have a programme's questions answered until it returns."""
+        answer: NoisySum | None = None
+        while True:
+            try:
+                ask = next(programme) if answer is None else programme.send(answer)
+            except StopIteration as done:
+                result: _Result = done.value
+                return result
+            answer = self.answer(ask)
 
     def answer(self, ask: Ask) -> NoisySum:
         step = self._steps[ask.phase]
@@ -157,7 +185,7 @@ class _Noise:
         return cls(sigma, own, price(query.bound_squared, sigma, query.width, terms.share))
 
 
-def _bundle(result: StudyResult, plan: Plan, run: str, driver: _Driver) -> Bundle:
+def _bundle(result: StudyResult, plan: SegmentPlan, run: str, driver: _Driver) -> Bundle:
     return Bundle(
         plan=plan,
         run=run,

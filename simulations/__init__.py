@@ -4,6 +4,8 @@ May import every room but `cli`. Un-noised data may be compared with results her
 Must never happen here: a second implementation of anything that a deployed federation runs.
 """
 
-from cohortium.simulations.estimator import FederatedKMeans, PrivacySpent
+from cohortium.simulations.estimator import FederatedKMeans
+from cohortium.simulations.local_federation import PrivacySpent
+from cohortium.simulations.lookalike import FederatedLookalike
 
-__all__ = ["FederatedKMeans", "PrivacySpent"]
+__all__ = ["FederatedKMeans", "FederatedLookalike", "PrivacySpent"]

@@ -1,7 +1,7 @@
 """The empirical privacy audit of the product's releases: which claims are attacked, and the audit as a whole.
 
 Everything is asked of a synthetic crowd by the product's own queries: tree histograms, the seven rounds of a private
-clustering as its own programme asks them, and gradient steps of the linear head.
+clustering as its own programme asks them, gradient steps of the linear head, and training steps of the encoder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from cohortium.models.assignment import squared_distances
+from cohortium.models.basis import Basis, Block
 from cohortium.models.clustering import Clustering, cluster, clustering_phases
-from cohortium.models.head import HeadGradientQuery, read_head_gradient
+from cohortium.models.encoder import Encoder, EncoderGradientQuery, encoder_shapes
+from cohortium.models.encoder import on_weight_grid as on_encoder_grid
+from cohortium.models.features import Rows, on_weight_grid
 from cohortium.models.marginals import Axis, MarginalsQuery, estimate_marginals
 from cohortium.models.programme import NoisySum, Programme
-from cohortium.models.scaler import Scaler, bounds_scaler, fit_scaler
+from cohortium.models.row_moments import Frame
+from cohortium.models.rows import HASH, SEED, row_hashes
+from cohortium.models.scaler import Scaler, fit_scaler
+from cohortium.models.seed_queries import SeedGradientQuery
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.audit.many_runs import Asked, AuditedRelease, ClaimFinding, audit_release, with_worst_case
 from cohortium.privacy.audit.mechanism import DoorArithmetic, Mechanism
@@ -56,12 +62,15 @@ FALSE_ALARM = 1e-6
 _LEAST_RUNS, _MOST_RUNS = 200, 10_000_000
 _NOISE_DRAWS = 100_000
 _FEATURES = ("a", "b", "c")
-_SEED = "seed"
+_COLUMNS = (*_FEATURES, HASH, SEED)
 _LOW, _HIGH = 0.0, 100.0
 _MEMBERS, _OTHERS = 2_000, 20_000
 _CLUSTERS = 4
 _HEAD_ROUNDS = 3
-_HEAD_CLIP, _HEAD_COUNT, _HEAD_STEP = 0.5, 0.3, 2.0
+_HEAD_CLIP, _HEAD_STEP, _HEAD_INTERCEPT = 0.5, 4.0, -6.0  # where seeds are rare, each is a surprise
+_ENCODER_ROUNDS = 2
+_HIDDEN, _WIDTH = 4, 2
+_ENCODER_CLIP, _ENCODER_STEP, _HIDE_SHARE = 2.0, 0.3, 128
 _SHARED = NoiseShare(contributions=3, colluders=1)
 
 
@@ -152,14 +161,15 @@ def run_privacy_audit(
 def audited_releases(
     epsilon: float, mechanism: Mechanism
 ) -> tuple[tuple[AuditedRelease, ...], tuple[MembershipFinding, ...]]:
-    """Histogram, clustering and head, each for the whole budget, with the canary that is worst for this mechanism.
+    """Histogram, clustering, head and encoder, each for the whole budget, with the canary worst for this mechanism.
 
     Also what a membership inference on one clustering and one head made of these answers finds.
     """
     crowd, others = _crowd(_MEMBERS, 1), _crowd(_OTHERS, 2)
     clustering, by_distance = _clustering(epsilon, crowd, others, mechanism)
     head, by_loss = _head(epsilon, crowd, others, mechanism)
-    return (_histogram(epsilon, crowd, mechanism), clustering, head), (by_distance, by_loss)
+    first, last = _histogram(epsilon, crowd, mechanism), _encoder(epsilon, crowd, mechanism)
+    return (first, clustering, head, last), (by_distance, by_loss)
 
 
 def claim_line(finding: ClaimFinding) -> str:
@@ -185,8 +195,8 @@ def _crowd(people: int, seed: int) -> CustomerTable:
     middles = np.array([[30.0, 30, 40], [70, 35, 60], [45, 70, 30], [60, 60, 70]])
     points = middles[rng.integers(0, len(middles), people)] + rng.normal(0.0, 6.0, (people, len(_FEATURES)))
     seeds = rng.random(people) < 1 / (1 + np.exp((60.0 - points[:, 0]) / 8))
-    rows = np.column_stack([np.clip(points, _LOW, _HIGH), seeds])
-    return CustomerTable((*_FEATURES, _SEED), rows, np.arange(people))
+    rows = np.column_stack([np.clip(points, _LOW, _HIGH), row_hashes(range(people)), seeds])
+    return CustomerTable(_COLUMNS, rows, np.arange(people))
 
 
 def _candidates() -> CustomerTable:
@@ -195,12 +205,18 @@ def _candidates() -> CustomerTable:
     edge = np.array(list(product((_LOW, 0.5 * (_LOW + _HIGH), _HIGH), repeat=len(_FEATURES))))
     beyond = np.array(list(product((-1e9, 1e9), repeat=len(_FEATURES))))
     points = np.vstack([edge, beyond, inside])
-    rows = np.vstack([np.column_stack([points, np.full(len(points), seed)]) for seed in (0.0, 1.0)])
-    return CustomerTable((*_FEATURES, _SEED), rows, np.arange(len(rows)))
+    twice = np.vstack([points, points])
+    rows = np.column_stack([twice, row_hashes(range(len(twice))), np.repeat([0.0, 1.0], len(points))])
+    return CustomerTable(_COLUMNS, rows, np.arange(len(rows)))
 
 
 def _axes() -> tuple[Axis, ...]:
     return tuple(Axis(name, _LOW, _HIGH) for name in _FEATURES)
+
+
+def _basis() -> Basis:
+    """By public bounds: nothing about it depends on data."""
+    return Basis(tuple(Block(name, low=_LOW, high=_HIGH) for name in _FEATURES))
 
 
 def _claim(
@@ -246,16 +262,43 @@ def _head(
 ) -> tuple[AuditedRelease, MembershipFinding]:
     """Gradient steps of the linear head, and membership inference by its loss."""
     allotment = budget_for(epsilon, DELTA).mu2 // _HEAD_ROUNDS
-    scaler = bounds_scaler(_axes())
-    weights, questions = np.zeros(len(_FEATURES) + 1), []
+    rows = Rows(_basis(), np.zeros(_basis().width), math.sqrt(len(_FEATURES)))
+    frame = Frame(rows, np.eye(rows.width), _HEAD_CLIP)
+    weights, questions = np.zeros(rows.width), []
     for _ in range(_HEAD_ROUNDS):
-        query = HeadGradientQuery(scaler, _SEED, weights, _HEAD_CLIP, _HEAD_COUNT)
+        query = SeedGradientQuery(frame, weights, _HEAD_INTERCEPT)
         questions.append(Asked(query, allotment))
-        answer = read_head_gradient(query, _answer(questions[-1], crowd, mechanism).values)
-        weights = np.clip(weights - _HEAD_STEP * answer.gradient / max(answer.people, 100.0), -8.0, 8.0)
-    scores = [-_loss(table, scaler, weights) for table in (crowd, others)]
+        gradient = query.read(_answer(questions[-1], crowd, mechanism).values)
+        weights = on_weight_grid(np.clip(weights + _HEAD_STEP * gradient / _MEMBERS, -1.0, 1.0))
+    scores = [-_loss(table, rows, weights) for table in (crowd, others)]
     attack = f"loss of the head, epsilon {epsilon:g}"
     return _claim("head", epsilon, questions, crowd, mechanism), membership_inference(attack, *scores)
+
+
+def _encoder(epsilon: float, crowd: CustomerTable, mechanism: Mechanism) -> AuditedRelease:
+    """Training steps of the encoder: clipped gradients of what rows hide from themselves."""
+    allotment = budget_for(epsilon, DELTA).mu2 // _ENCODER_ROUNDS
+    rng = np.random.default_rng(4)
+    encoder = _with_weights(rng.normal(0.0, 0.5, sum(rows * columns for rows, columns in _shapes())))
+    questions = []
+    for stream in range(_ENCODER_ROUNDS):
+        query = EncoderGradientQuery(encoder, stream, _HIDE_SHARE, _ENCODER_CLIP)
+        questions.append(Asked(query, allotment))
+        gradient = query.gradient(_answer(questions[-1], crowd, mechanism).values * SCALE)
+        flat = np.concatenate([matrix.ravel() for matrix in encoder.weights])
+        encoder = _with_weights(flat - _ENCODER_STEP * gradient / _MEMBERS)
+    return _claim("encoder", epsilon, questions, crowd, mechanism)
+
+
+def _shapes() -> tuple[tuple[int, int], ...]:
+    return encoder_shapes(_basis(), _HIDDEN, _WIDTH)
+
+
+def _with_weights(flat: NDArray[np.float64]) -> Encoder:
+    ends = np.cumsum([rows * columns for rows, columns in _shapes()])[:-1]
+    parts = [part.reshape(shape) for part, shape in zip(np.split(flat, ends), _shapes(), strict=True)]
+    first, second, third, fourth = (on_encoder_grid(part) for part in parts)
+    return Encoder(_basis(), np.ones(_basis().width), (first, second, third, fourth))
 
 
 _Learnt = TypeVar("_Learnt")
@@ -286,8 +329,8 @@ def _nearness(people: CustomerTable, scaler: Scaler, learnt: Clustering) -> NDAr
     return -np.asarray(squared_distances(points, learnt.centres).min(axis=1))
 
 
-def _loss(people: CustomerTable, scaler: Scaler, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _loss(people: CustomerTable, rows: Rows, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logistic loss of every person."""
-    logits = scaler.transform(people.select(_FEATURES)) @ weights[:-1] + weights[-1]
-    side = 1.0 - 2.0 * people.select((_SEED,))[:, 0]
+    logits = rows.of(people) @ weights + _HEAD_INTERCEPT
+    side = 1.0 - 2.0 * people.select((SEED,))[:, 0]
     return np.asarray(np.logaddexp(0.0, side * logits))

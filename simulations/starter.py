@@ -11,25 +11,53 @@ from cohortium.simulations.bank_world import bank_world_contract_text
 from cohortium.simulations.datasets import contract_text
 from cohortium.simulations.sources import BANK_WORLD, institutions_of
 from cohortium.study.contract import Contract, parse_contract
-from cohortium.study.errors import OutputError
-from cohortium.study.plan import Plan, parse_plan
+from cohortium.study.errors import Defect, OutputError
+from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
+from cohortium.study.plan import Plan
+from cohortium.study.plans import parse_plan
+from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["demo_plan", "write_starter"]
-
-
-def demo_plan(contract: Contract) -> Plan:
-    """The demo's plan for a contract."""
-    document = tomllib.loads(_packaged("demo.plan.toml"))
-    return parse_plan({**document, "contract": contract.digest}, place="demo.plan.toml")
+__all__ = ["demo_campaign_plan", "demo_encoder_plan", "demo_plan", "write_starter"]
 
 
-def write_starter(folder: Path, data: str | None = None, institutions: int | None = None) -> tuple[Path, ...]:
-    """Write a commented plan and contract to begin from; a file that is there already is never touched.
+def demo_plan(contract: Contract) -> SegmentPlan:
+    """The demo's plan of segments for a contract."""
+    plan = _demo("demo.plan.toml", contract)
+    if not isinstance(plan, SegmentPlan):
+        raise Defect("the demo's plan finds no segments")
+    return plan
+
+
+def demo_encoder_plan(contract: Contract) -> EncoderPlan:
+    """The demo's plan of an encoder for a contract."""
+    plan = _demo("demo.encoder.plan.toml", contract)
+    if not isinstance(plan, EncoderPlan):
+        raise Defect("the demo's second plan trains no encoder")
+    return plan
+
+
+def demo_campaign_plan(contract: Contract, model: str) -> LookalikePlan:
+    """The demo's plan of a campaign for a contract and the digest of an encoder's model."""
+    plan = _demo("demo.campaign.plan.toml", contract, model=model)
+    if not isinstance(plan, LookalikePlan):
+        raise Defect("the demo's third plan is no campaign")
+    return plan
+
+
+def _demo(name: str, contract: Contract, **more: str) -> Plan:
+    return parse_plan({**tomllib.loads(_packaged(name)), "contract": contract.digest, **more}, place=name)
+
+
+def write_starter(
+    folder: Path, data: str | None = None, institutions: int | None = None, *, lookalike: bool = False
+) -> tuple[Path, ...]:
+    """Write commented plans and a contract to begin from; a file that is there already is never touched.
 
     Args:
         folder: where to.
         data: name of a public set or of the synthetic world whose contract to write; a general one when left out.
         institutions: how many will take part; what the data splits into by itself, or 3, when left out.
+        lookalike: write plans of an encoder and a campaign as well.
 
     Raises:
         DataError: no set of that name.
@@ -38,6 +66,8 @@ def write_starter(folder: Path, data: str | None = None, institutions: int | Non
     contract = _contract_text(data)
     taking_part = institutions if institutions is not None else institutions_of(data)
     targets = {folder / "plan.toml": _plan_text(contract, taking_part), folder / "contract.toml": contract}
+    for study in ("encoder", "campaign") if lookalike else ():
+        targets[folder / f"{study}.toml"] = _taken_part(_packaged(f"starter.{study}.plan.toml"), taking_part)
     for path in targets:
         if path.exists():
             raise OutputError("exists already", place=str(path), fix="choose another folder, or remove it")
@@ -58,15 +88,20 @@ def _contract_text(data: str | None) -> str:
 
 def _plan_text(contract: str, institutions: int) -> str:
     """The starter plan for so many institutions; without an RFM grid for a contract that derives none."""
-    plan = _packaged("starter.plan.toml")
-    least = usual_contributions(institutions) if institutions >= LEAST_CONTRIBUTIONS else institutions
-    plan = plan.replace("min_institutions = 3\n", f"min_institutions = {least}\n")
-    if not LEAST_CONTRIBUTIONS <= institutions <= MAX_PARTIES:
-        plan = plan.replace('trust = "distributed"', 'trust = "local"')
+    plan = _taken_part(_packaged("starter.plan.toml"), institutions)
     derived = {feature.derive for feature in parse_contract(contract, "contract.toml").training_features}
     if {"recency", "frequency"} <= derived:
         return plan
     return plan.replace("profiles = 20 ", "profiles = 25 ").replace("rfm = 5 ", "rfm = 0 ")
+
+
+def _taken_part(plan: str, institutions: int) -> str:
+    """A starter plan for so many institutions."""
+    least = usual_contributions(institutions) if institutions >= LEAST_CONTRIBUTIONS else institutions
+    plan = plan.replace("min_institutions = 3\n", f"min_institutions = {least}\n")
+    if not LEAST_CONTRIBUTIONS <= institutions <= MAX_PARTIES:
+        plan = plan.replace('trust = "distributed"', 'trust = "local"')
+    return plan
 
 
 def _packaged(name: str) -> str:

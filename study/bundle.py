@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cohortium.study.document import Agreed, Document
 from cohortium.study.errors import DataError
-from cohortium.study.plan import Plan
+from cohortium.study.segment_plan import SegmentPlan
 
 __all__ = [
     "BUNDLE_SCHEMA",
@@ -151,7 +151,7 @@ class Bundle(Document):
     """
 
     schema_id: Annotated[Literal["cohortium.bundle/1"], Field(alias="schema")] = "cohortium.bundle/1"
-    plan: Plan
+    plan: SegmentPlan
     run: str
     institutions: Annotated[int, Field(ge=1)]
     scaler: tuple[AxisScale, ...]

@@ -53,6 +53,8 @@ class Charter(Document):
         max_epsilon: no plan may ask for more; above the house limit of 3 only where every region is `simulation`.
         min_cell: no plan may release smaller cells.
         min_customers: every institution has at least so many; a plan's delta is at most a tenth of one in so many.
+        coordinator: its Ed25519 public key in hexadecimal, under which it signs released models; a simulation makes one
+            that lacks.
     """
 
     schema_id: Annotated[Literal["cohortium.charter/1"], Field(alias="schema")]
@@ -61,6 +63,7 @@ class Charter(Document):
     max_epsilon: Annotated[float, Field(strict=True, gt=0, le=50, allow_inf_nan=False)] = MAX_EPSILON
     min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL)] = MIN_CELL
     min_customers: Annotated[int, Field(strict=True, ge=1)] = 1000
+    coordinator: Annotated[str, StringConstraints(pattern=_KEY)] | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Charter:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.models.programme import Ask, NoisySum
-from cohortium.models.segmentation import question_terms
+from cohortium.models.studies import question_terms
 from cohortium.privacy.query import SCALE, bounded_total
 from cohortium.privacy.release import noise_scale
 from cohortium.privacy.table import CustomerTable
@@ -28,6 +28,7 @@ from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
+from cohortium.study.segment_plan import SegmentPlan
 
 settings.register_profile("cohortium", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("cohortium")
@@ -183,7 +184,7 @@ def make_plan(small_contract: Contract) -> Callable[..., Plan]:
     """The small plan, with top-level keys changed."""
 
     def make(**changes: Any) -> Plan:
-        return Plan.model_validate({**tomllib.loads(PLAN_TOML), "contract": small_contract.digest, **changes})
+        return SegmentPlan.model_validate({**tomllib.loads(PLAN_TOML), "contract": small_contract.digest, **changes})
 
     return make
 

@@ -197,7 +197,7 @@ def test_the_wheel_works_without_its_sources(wheel: zipfile.ZipFile, tmp_path: P
     """Its packaged files are found through the package: the starter plan, the bank world, the report's style."""
     wheel.extractall(tmp_path / "site")
     code = (
-        "import cohortium.cli.main as m, cohortium.study.plan as p, pathlib, sys\n"
+        "import cohortium.cli.main as m, cohortium.study.plans as p, pathlib, sys\n"
         "assert pathlib.Path(m.__file__).is_relative_to(sys.argv[1]), m.__file__\n"
         "from cohortium.simulations.starter import write_starter\n"
         "for data in (None, 'bank-world', 'ta-feng'):\n"

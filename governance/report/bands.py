@@ -16,8 +16,18 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from cohortium.study.plan import MIN_CELL
+from cohortium.study.reach import Measured
 
-__all__ = ["BAND_LIMITS", "HIDDEN", "SUPPRESSED", "Band", "size_band", "size_limits"]
+__all__ = [
+    "BAND_LIMITS",
+    "HIDDEN",
+    "SUPPRESSED",
+    "Band",
+    "measured_band",
+    "measured_limits",
+    "size_band",
+    "size_limits",
+]
 
 BAND_LIMITS: tuple[int, ...] = (
     MIN_CELL, 100, 200, 300, 500, 1_000, 2_000, 3_000, 4_000, 5_000,
@@ -67,12 +77,29 @@ def size_limits(size: float | None, std: float = 0.0) -> Band | None:
     """
     if size is None or not size >= BAND_LIMITS[0]:
         return None
-    first, last = (bisect_right(BAND_LIMITS, size + step * _Z95 * std) - 1 for step in (-1, 1))
-    high = BAND_LIMITS[last + 1] if last + 1 < len(BAND_LIMITS) else None
-    return Band(0 if first < 0 else BAND_LIMITS[first], high)
+    return _around(size - _Z95 * std, size + _Z95 * std)
+
+
+def measured_limits(size: Measured | None) -> Band | None:
+    """The shortest run of bands that holds a noisy size's interval; None when the size is suppressed."""
+    if size is None or not size.value >= BAND_LIMITS[0]:
+        return None
+    return _around(size.low, size.high)
+
+
+def measured_band(size: Measured | None) -> str:
+    """`measured_limits` in words."""
+    band = measured_limits(size)
+    return SUPPRESSED if band is None else str(band)
 
 
 def size_band(size: float | None, std: float = 0.0) -> str:
     """`size_limits` in words: '4,000-5,000' (with an en dash), '1,000,000 or more', 'suppressed'."""
     band = size_limits(size, std)
     return SUPPRESSED if band is None else str(band)
+
+
+def _around(least: float, most: float) -> Band:
+    first, last = (bisect_right(BAND_LIMITS, end) - 1 for end in (least, most))
+    high = BAND_LIMITS[last + 1] if last + 1 < len(BAND_LIMITS) else None
+    return Band(0 if first < 0 else BAND_LIMITS[first], high)

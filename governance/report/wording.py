@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 
 from cohortium.study.bundle import MeanEstimate
+from cohortium.study.reach import Measured
 
 __all__ = [
     "amount",
@@ -16,6 +17,10 @@ __all__ = [
     "estimate",
     "interval",
     "label",
+    "measured",
+    "measured_interval",
+    "measured_percent",
+    "measured_percents",
     "moment",
     "number",
     "percent",
@@ -80,6 +85,27 @@ def interval(mean: MeanEstimate) -> str:
     return f"{amount(mean.low, half)} to {amount(mean.high, half)}"
 
 
+def measured(found: Measured, scale: float = 1.0) -> str:
+    """A noisy value times `scale`, with as many digits as its interval supports."""
+    return amount(scale * found.value, scale * _half(found))
+
+
+def measured_interval(found: Measured, scale: float = 1.0) -> str:
+    """Its 95% interval."""
+    half = scale * _half(found)
+    return f"{amount(scale * found.low, half)} to {amount(scale * found.high, half)}"
+
+
+def measured_percent(found: Measured) -> str:
+    """A noisy share of 1."""
+    return f"{measured(found, 100)}%"
+
+
+def measured_percents(found: Measured) -> str:
+    """Its 95% interval."""
+    return f"{measured_interval(found, 100)}%"
+
+
 def epsilon_text(epsilon: float | None) -> str:
     """An epsilon that was spent, rounded up to three decimals."""
     return _NO_BOUND if epsilon is None else f"{math.ceil(round(epsilon * 1000, 6)) / 1000:.3f}"
@@ -115,3 +141,7 @@ def moment(time: datetime) -> str:
 
 def _half_width(mean: MeanEstimate) -> float:
     return max(mean.high - mean.mean, mean.mean - mean.low)
+
+
+def _half(found: Measured) -> float:
+    return max(found.high - found.value, found.value - found.low)

@@ -20,7 +20,7 @@ from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent, perso
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.simulations.starter import write_starter
-from cohortium.study.plan import load_plan
+from cohortium.study.plans import load_plan
 
 IDENTITY = NodeIdentity(institution="north", lifetime_epsilon=3.0)
 LIFETIME = budget_for(3.0, 1e-6)

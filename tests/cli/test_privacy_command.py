@@ -56,11 +56,17 @@ def test_the_quick_audit_of_the_true_build_refutes_nothing(
     out, progress = capsys.readouterr()
     found = AuditReport.model_validate_json((tmp_path / "audit" / "audit.json").read_bytes())
     assert found.flags == ()
-    assert [claim.release for claim in found.claims] == ["histogram", "clustering", "head", "histogram, shared noise"]
+    assert [claim.release for claim in found.claims] == [
+        "histogram",
+        "clustering",
+        "head",
+        "encoder",
+        "histogram, shared noise",
+    ]
     assert {(claim.plan_epsilon, claim.runs) for claim in found.claims} == {(4.0, 2_000)}
     assert all(finding.power_at_five_percent > 1 - 1e-9 for finding in found.noise)
     assert "no claim was refuted" in out
-    assert out.count("measured at least") == 4
+    assert out.count("measured at least") == 5
     assert "preparing" in progress
 
 
@@ -105,9 +111,9 @@ def test_a_build_of_half_the_noise_is_refuted_with_exit_code_1(
     out, progress = capsys.readouterr()
     assert progress == ""
     flags = AuditReport.model_validate_json((tmp_path / "audit.json").read_bytes()).flags
-    assert len(flags) == 4
+    assert len(flags) == 5
     assert "REFUTED: histogram at epsilon 4: leaks more than it claims" in out
-    assert (tmp_path / "audit.html").read_text(encoding="utf-8").count('<td class="t">REFUTED</td>') == 4
+    assert (tmp_path / "audit.html").read_text(encoding="utf-8").count('<td class="t">REFUTED</td>') == 5
 
 
 def test_a_wrong_sampler_is_refuted_by_the_noise_test(monkeypatch: pytest.MonkeyPatch) -> None:

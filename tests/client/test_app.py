@@ -21,7 +21,7 @@ from cohortium.client.app import make_client_app
 from cohortium.client.node import Node
 from cohortium.client.sums import NodeSums
 from cohortium.models.marginals import Axis, MarginalsQuery
-from cohortium.models.segmentation import phases
+from cohortium.models.studies import phases
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.release import Door
 from cohortium.privacy.secure_sum import Aggregator, SqlOnceStore, SumRun

@@ -27,7 +27,7 @@ from cohortium.client.node import (
 )
 from cohortium.client.store import Approval
 from cohortium.models.marginals import Axis, MarginalsQuery
-from cohortium.models.segmentation import question_terms
+from cohortium.models.studies import question_terms
 from cohortium.privacy.secure_sum import ShareRequest, SurvivorSet, UnmaskRequest
 from cohortium.privacy.secure_sum.messages import Roster
 from cohortium.privacy.table import CustomerTable

@@ -21,22 +21,53 @@ from typer.main import get_command
 
 from cohortium.cli import data as data_command
 from cohortium.cli import main as cli
+from cohortium.client.audience import SCORES_COLUMNS, AudienceStore, ExportManifest
 from cohortium.client.node import NodeIdentity
 from cohortium.client.onboarding.aggregate import LINE_PROBLEMS
 from cohortium.client.onboarding.report import ColumnReport, FeatureReport, OnboardingReport, TableReport
-from cohortium.governance.report import RunSummary, load_summary, render_report
-from cohortium.governance.report.html import SECTIONS
+from cohortium.governance.report import (
+    LookalikeSummary,
+    RunSummary,
+    load_lookalike_summary,
+    load_summary,
+    render_report,
+)
+from cohortium.governance.report.html import LOOKALIKE_SECTIONS, SECTIONS
+from cohortium.governance.report.sections.lookalike import closing as campaign_words
 from cohortium.governance.report.summary import CollusionRow, Comparison, InstitutionFacts, LeftOut, PersonAt
-from cohortium.models.segmentation import phases
+from cohortium.models.studies import phases
+from cohortium.privacy.ledger import open_store
 from cohortium.simulations.bank_world import load_bank_world_contract
 from cohortium.simulations.datasets import names as data_sets
+from cohortium.simulations.lookalike_study import SeedOrder, simulate_campaign, simulate_encoder
+from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import own_data
-from cohortium.simulations.starter import demo_plan, write_starter
-from cohortium.simulations.study import SimulationOrder, simulate
+from cohortium.simulations.starter import demo_campaign_plan, demo_encoder_plan, demo_plan, write_starter
+from cohortium.simulations.study import simulate
 from cohortium.study.bundle import Bundle, RfmResult, Segment, load_bundle
 from cohortium.study.charter import Charter, Institution
 from cohortium.study.contract import Contract, Derive, Feature, Table, Window
-from cohortium.study.plan import Plan, Segments, Shares, load_plan
+from cohortium.study.lookalike_plan import (
+    CampaignShares,
+    EncoderPlan,
+    EncoderSettings,
+    EncoderShares,
+    LookalikePlan,
+    LookalikeSettings,
+)
+from cohortium.study.model import AudienceShare, EncoderModel, FrameFact, LookalikeModel, ModelDocument
+from cohortium.study.plan import Plan
+from cohortium.study.plans import load_plan, parse_plan
+from cohortium.study.reach import (
+    CurvePoint,
+    LevelTarget,
+    Lock,
+    RankerChoice,
+    RankerQuality,
+    ReachCurve,
+    ReachLevel,
+)
+from cohortium.study.segment_plan import SegmentPlan, Segments, Shares
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -48,8 +79,17 @@ AGREED: dict[str, type[BaseModel]] = {
     "Table": Table,
     "Feature": Feature,
     "Plan fields": Plan,
+    "Segment plans": SegmentPlan,
     "Segments": Segments,
     "Shares": Shares,
+    "Encoder plans": EncoderPlan,
+    "Encoder settings": EncoderSettings,
+    "Encoder shares": EncoderShares,
+    "Campaign plans": LookalikePlan,
+    "Campaign settings": LookalikeSettings,
+    "Campaign shares": CampaignShares,
+    "Level": LevelTarget,
+    "Lock": Lock,
     "Charter fields": Charter,
     "Institution": Institution,
 }
@@ -70,6 +110,18 @@ WRITTEN: dict[str, type[BaseModel]] = {
     "A table in onboarding.json": TableReport,
     "A column in onboarding.json": ColumnReport,
     "A feature in onboarding.json": FeatureReport,
+    "Every released model": ModelDocument,
+    "A frame of an encoder": FrameFact,
+    "encoder.safetensors": EncoderModel,
+    "lookalike.safetensors": LookalikeModel,
+    "Choice of the ranker": RankerChoice,
+    "Quality of the ranker": RankerQuality,
+    "Curve": ReachCurve,
+    "A point of the curve": CurvePoint,
+    "A level of the curve": ReachLevel,
+    "A row of the profile": AudienceShare,
+    "manifest.json": ExportManifest,
+    "lookalike.json": LookalikeSummary,
 }
 """The same for files that a run writes."""
 
@@ -95,9 +147,11 @@ def default_of(field: FieldInfo) -> str:
     """A field's default as the reference writes it."""
     if field.is_required():
         return "required"
-    value: Any = field.default
+    value: Any = field.get_default(call_default_factory=True)
     if value is None:
         return "none"
+    if isinstance(value, tuple) and value and isinstance(value[0], LevelTarget):
+        return ", ".join(level.name for level in value)
     if isinstance(value, BaseModel):
         return "its defaults"
     if isinstance(value, float):
@@ -105,17 +159,24 @@ def default_of(field: FieldInfo) -> str:
     return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
 
 
+def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A document's fields by their names on disk, without those that all documents of its family have."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    bases = [base for base in model.__mro__[1:] if base in (Plan, ModelDocument)]
+    common = {field.alias or name for base in bases for name, field in base.model_fields.items()} - {"study"}
+    return {name: field for name, field in fields.items() if name not in common}
+
+
 @pytest.mark.parametrize("heading", AGREED)
 def test_the_reference_lists_every_field_of_an_agreed_document_with_its_default(heading: str) -> None:
     listed = {cells[0].strip("`"): cells[2] for cells in rows(section(page(REFERENCE), heading))}
-    fields = {field.alias or name: field for name, field in AGREED[heading].model_fields.items()}
-    assert listed == {name: default_of(field) for name, field in fields.items()}
+    assert listed == {name: default_of(field) for name, field in own_fields(AGREED[heading]).items()}
 
 
 @pytest.mark.parametrize("heading", WRITTEN)
 def test_every_field_of_a_written_document_is_explained(heading: str) -> None:
     listed = [cells[0].strip("`") for cells in rows(section(page(FILES), heading))]
-    assert sorted(listed) == sorted(field.alias or name for name, field in WRITTEN[heading].model_fields.items())
+    assert sorted(listed) == sorted(own_fields(WRITTEN[heading]))
 
 
 def test_every_derived_feature_is_defined() -> None:
@@ -142,7 +203,7 @@ def option_default(parameter: click.Parameter) -> str:
         return "required"
     if isinstance(parameter.default, bool):
         return "on" if parameter.default else "off"
-    return "none" if parameter.default is None else f"`{parameter.default}`"
+    return "none" if parameter.default in (None, "") else f"`{parameter.default}`"
 
 
 def option_name(parameter: click.Parameter) -> str:
@@ -175,21 +236,25 @@ def test_every_schema_that_the_code_names_is_listed() -> None:
     assert listed == named
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three small institutions under the starter contract."""
-    folder = tmp_path_factory.mktemp("docs")
-    write_starter(folder)
-    plan, contract = load_plan(folder / "plan.toml")
+def made_up_purchases() -> pd.DataFrame:
+    """Of 600 people who do not exist."""
     rng = np.random.default_rng(0)
-    purchases = pd.DataFrame(
+    return pd.DataFrame(
         {
             "customer_id": rng.integers(0, 600, 6_000).astype(str),
             "date": np.datetime64("2026-01-01") + rng.integers(0, 181, 6_000).astype("timedelta64[D]"),
             "amount": rng.lognormal(3, 1, 6_000),
         }
     )
-    data = own_data({"purchases": purchases}, "3", contract)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three small institutions under the starter contract."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_starter(folder)
+    plan, contract = load_plan(folder / "plan.toml")
+    data = own_data({"purchases": made_up_purchases()}, "3", contract)
     simulate(SimulationOrder(plan, contract, data, folder / "results"), lambda line: None)
     return folder / "results"
 
@@ -208,13 +273,81 @@ def test_the_columns_of_the_scored_customers_are_explained(run: Path) -> None:
 
 def test_the_tables_of_a_node_are_explained(run: Path) -> None:
     listed = {cells[0].strip("`") for cells in rows(section(page(FILES), "node.sqlite"))}
-    database = run / "institutions" / "part-1" / "node.sqlite"
+    assert listed == tables(run / "institutions" / "part-1" / "node.sqlite")
+
+
+def tables(database: Path) -> set[str]:
     with closing(sqlite3.connect(database)) as connection:
         found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-        assert listed == {name for (name,) in found}
+        return {name for (name,) in found}
 
 
-@pytest.mark.parametrize("title", [title for _, title, _ in SECTIONS])
+def test_the_tables_of_audiences_are_explained(tmp_path: Path) -> None:
+    listed = {cells[0].strip("`") for cells in rows(section(page(FILES), "audiences/"))}
+    AudienceStore(open_store(tmp_path / "node.sqlite"), tmp_path / "audiences")
+    assert listed == tables(tmp_path / "node.sqlite") - tables(ledger_alone(tmp_path))
+
+
+def ledger_alone(folder: Path) -> Path:
+    open_store(folder / "other.sqlite").dispose()
+    return folder / "other.sqlite"
+
+
+def test_the_columns_of_the_scores_file_are_explained() -> None:
+    listed = [cells[0].strip("`") for cells in rows(section(page(FILES), "scores.parquet"))]
+    assert listed == SCORES_COLUMNS.names
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Finished runs of an encoder, untrained, and of a campaign on it, at one small institution."""
+    folder = tmp_path_factory.mktemp("lookalikes")
+    write_starter(folder)
+    _, contract = load_plan(folder / "plan.toml")
+    data = own_data({"purchases": made_up_purchases()}, "1", contract)
+    common = {
+        "schema": "cohortium.plan/1",
+        "purpose": "CustomerSegmentation",
+        "lawful_basis": "consent",
+        "regions": ["EU"],
+        "contract": contract.digest,
+        "expires": "2099-12-31",
+        "trust": "local",
+        "min_institutions": 1,
+        "epsilon": 1.0,
+        "delta": 1e-6,
+    }
+    shares = {"marginals": 5, "moments": 85, "training": 0, "centres": 10}
+    plan = parse_plan({**common, "study": "encoder", "name": "encoder", "shares": shares})
+    order = SimulationOrder(plan, contract, data, folder / "encoder", state=folder / "nodes")
+    base = simulate_encoder(order, lambda line: None)
+    settings = {"model": base.digest, "lookalike": {"seed": "valued"}}
+    plan = parse_plan({**common, "study": "lookalike", "name": "campaign", **settings})
+    listed = folder / "valued.csv"
+    listed.write_text("\n".join(["id", *(str(number) for number in range(150))]), encoding="utf-8")
+    order = SimulationOrder(plan, contract, data, folder / "campaign", state=folder / "nodes", base=base)
+    simulate_campaign(order, SeedOrder(listed, "id"), lambda line: None)
+    return folder / "encoder", folder / "campaign"
+
+
+def test_every_further_file_that_an_encoder_or_a_campaign_leaves_is_explained(campaign: tuple[Path, Path]) -> None:
+    left = {path.relative_to(run).as_posix() for run in campaign for path in run.rglob("*") if path.is_file()}
+    nodes = campaign[0].parent / "nodes"
+    left |= {f"institutions/NAME/{path.relative_to(nodes / name).as_posix()}" for name, path in node_files(nodes)}
+    known = {cells[0].strip("`") for cells in rows(section(page(FILES), "The folder of a run"))}
+    listed = {cells[0].strip("`") for cells in rows(section(page(FILES), "What lookalikes add"))}
+    assert left - known == listed
+
+
+def node_files(nodes: Path) -> Iterator[tuple[str, Path]]:
+    for node in nodes.iterdir():
+        yield from ((node.name, path) for path in node.rglob("*") if path.is_file())
+
+
+TITLES = dict.fromkeys([title for _, title, _ in SECTIONS] + [title for _, _, title, _ in LOOKALIKE_SECTIONS])
+
+
+@pytest.mark.parametrize("title", TITLES)
 def test_the_reviewer_guide_explains_every_section_of_the_report(title: str) -> None:
     assert section(page("reviewer-guide.md"), title).strip()
 
@@ -222,6 +355,13 @@ def test_the_reviewer_guide_explains_every_section_of_the_report(title: str) -> 
 def test_the_reviewer_guide_explains_every_phase() -> None:
     listed = [cells[0] for cells in rows(section(page("reviewer-guide.md"), "Releases"))]
     assert listed == [phase.name for phase in phases(demo_plan(load_bank_world_contract()))]
+
+
+def test_the_reviewer_guide_explains_every_phase_of_an_encoder_and_a_campaign() -> None:
+    contract = load_bank_world_contract()
+    plans = (demo_encoder_plan(contract), demo_campaign_plan(contract, "sha256:" + "0" * 64))
+    listed = [cells[0] for cells in rows(section(page("reviewer-guide.md"), "Everything that was released"))]
+    assert listed == [phase.name for plan in plans for phase in phases(plan)]
 
 
 def test_the_operator_guide_explains_every_way_in_which_a_line_is_not_used() -> None:
@@ -252,6 +392,7 @@ def test_the_glossary_is_sorted_and_holds_every_word_of_the_report_and_every_der
     explained = re.search(r'<section id="glossary".*?</section>', report, re.DOTALL)
     assert explained
     wanted = {term.lower() for term in re.findall(r"<dt[^>]*>(.*?)</dt>", explained[0])}
+    wanted |= {term.lower() for term, _ in campaign_words._GLOSSARY}
     wanted |= {derive.replace("_", " ") for derive in get_args(Derive)}
     assert wanted <= set(listed)
 
@@ -262,7 +403,8 @@ def test_the_sample_report_is_of_this_version_and_drawn_from_its_summary() -> No
     assert summary.dataset.note.startswith("synthetic")
     assert load_bundle(folder / "bundle.json") == summary.bundle
     assert summary.bundle.digest in shown
-    assert heads(shown) == heads(render_report(summary)), "write it anew: see docs/README.md"
+    lookalike = load_lookalike_summary(folder / "lookalike.json")
+    assert heads(shown) == heads(render_report(summary, lookalike)), "write it anew: see docs/README.md"
 
 
 def heads(report: str) -> list[str]:
@@ -278,7 +420,8 @@ def heads(report: str) -> list[str]:
         "tamper-evident log",
         "fairness audits",
         "review and signatures",
-        "lookalike",
+        "activation rules",
+        "erasure",
         "superlink and supernodes",
         "postgresql",
     ],

@@ -22,7 +22,7 @@ from cohortium.models.rfm import RFM_NAMES, QuintileEdges
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.study.bundle import AxisScale, Bundle, KChoice, MeanEstimate, ReleaseRecord, RfmCell, RfmResult, Segment
 from cohortium.study.contract import Contract, parse_contract
-from cohortium.study.plan import Plan
+from cohortium.study.segment_plan import SegmentPlan
 
 _HEAD = """
 schema = "cohortium.contract/1"
@@ -117,7 +117,7 @@ class Scenario:
             comparison=self._comparison() if self.compared else None,
         )
 
-    def _plan(self, contract: Contract) -> Plan:
+    def _plan(self, contract: Contract) -> SegmentPlan:
         document = {
             "schema": "cohortium.plan/1",
             "name": "spring-segments",
@@ -138,9 +138,9 @@ class Scenario:
                 "rfm": 5 if self.rfm else 0,
             },
         }
-        return Plan.model_validate(document)
+        return SegmentPlan.model_validate(document)
 
-    def _records(self, plan: Plan) -> tuple[ReleaseRecord, ...]:
+    def _records(self, plan: SegmentPlan) -> tuple[ReleaseRecord, ...]:
         budget = budget_for(plan.epsilon, plan.delta).mu2
         shares = plan.shares
         asked = [("marginals", "marginals", shares.marginals, 640), ("moments", "moments", shares.clustering / 4, 21)]
@@ -163,11 +163,11 @@ class Scenario:
             if share
         )
 
-    def _spent(self, plan: Plan) -> Spend:
+    def _spent(self, plan: SegmentPlan) -> Spend:
         records = self._records(plan)
         return Spend(sum(r.mu2 for r in records), sum(r.tv for r in records))
 
-    def _institution(self, name: str, plan: Plan, spent: Spend) -> InstitutionFacts:
+    def _institution(self, name: str, plan: SegmentPlan, spent: Spend) -> InstitutionFacts:
         accepted = name in self.institutions
         paid = spent if accepted else Spend()
         prior = self.institutions.index(name) if accepted else self.prior
@@ -180,7 +180,7 @@ class Scenario:
             plan=plan,
         )
 
-    def _bundle(self, plan: Plan) -> Bundle:
+    def _bundle(self, plan: SegmentPlan) -> Bundle:
         measured = bool(plan.shares.profiles)
         return Bundle(
             plan=plan,

@@ -13,7 +13,9 @@ from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError
-from cohortium.study.plan import Plan, Segments, parse_plan
+from cohortium.study.plan import Plan
+from cohortium.study.plans import parse_plan
+from cohortium.study.segment_plan import Segments
 
 MakePlan = Callable[..., Plan]
 
@@ -265,7 +267,7 @@ def test_a_budget_below_the_noise_s_grid(
     """The discreteness of the noise has its price too: a plan whose budget has no room for it does not begin."""
     plan = secure()
     budget = budget_for(plan.epsilon, plan.delta)
-    monkeypatch.setattr("cohortium.models.segmentation.budget_for", lambda *_: Spend(budget.mu2, 0))
+    monkeypatch.setattr("cohortium.models.studies.budget_for", lambda *_: Spend(budget.mu2, 0))
     error = refusal(plan, small_contract, federation())
     assert error.place == "plan: epsilon"
     assert "no room" in error.message

@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cohortium.models.programme import Phase
-from cohortium.models.segmentation import check_feasible, phases, question_terms, segmentation_programme
+from cohortium.models.segmentation import segmentation_programme
+from cohortium.models.studies import check_feasible, phases, question_terms
 from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent, price
 from cohortium.privacy.release import noise_scale
 from cohortium.privacy.table import CustomerTable
@@ -21,6 +22,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import QuestionHeader
+from cohortium.study.segment_plan import SegmentPlan
 
 MakePlan = Callable[..., Plan]
 
@@ -43,7 +45,7 @@ def bank_plan(**changes: Any) -> tuple[Plan, Contract]:
         "epsilon": 1.0,
         "delta": 1e-6,
     }
-    return Plan.model_validate({**document, **changes}), contract
+    return SegmentPlan.model_validate({**document, **changes}), contract
 
 
 def bank_people(contract: Contract, count: int) -> CustomerTable:

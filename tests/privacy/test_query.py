@@ -15,25 +15,55 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cohortium.models.assignment import nearest_centre, on_grid
+from cohortium.models.audience_profile import AudienceProfileQuery
+from cohortium.models.basis import Basis, Block
 from cohortium.models.catalogue import QUERY_KINDS, build_query
-from cohortium.models.head import HeadGradientQuery
+from cohortium.models.contest import ContestQuery
+from cohortium.models.encoder import Encoder, EncoderGradientQuery, encoder_shapes, on_scale_grid, on_weight_grid
+from cohortium.models.features import Rows, on_row_grid
+from cohortium.models.features import on_weight_grid as on_row_weight_grid
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.models.moments import MomentQuery
 from cohortium.models.profiles import ProfileQuery, ProfileRange
+from cohortium.models.ranker import Ranker
+from cohortium.models.reach import ScoreCurveQuery
 from cohortium.models.rfm import QuintileEdges, RfmGridQuery
+from cohortium.models.row_moments import Frame, FrameSumQuery, RowMomentsQuery
+from cohortium.models.rows import HASH, SEED, row_hashes
 from cohortium.models.scaler import Scaler
+from cohortium.models.scorebins import ScoreBins
+from cohortium.models.seed_queries import SeedGradientQuery, SeedSumQuery
 from cohortium.privacy import query as module
-from cohortium.privacy.query import SCALE, Contribution, QuerySpec, SumQuery, bounded_total, quantise, unit_scale
+from cohortium.privacy.query import (
+    MAX_LEFT,
+    MAX_RIGHT,
+    SCALE,
+    Contribution,
+    Outer,
+    OuterQuery,
+    QuerySpec,
+    SumQuery,
+    bounded_total,
+    quantise,
+    unit_scale,
+)
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import Defect, RefusedError
 
 COLUMNS = ("a", "b", "c")
+OWN = (*COLUMNS, HASH, SEED)
 ANY = st.floats(allow_nan=False, allow_infinity=False)
 USUAL = st.floats(-1000, 1000)
 GRIDDED = st.integers(-8, 8).map(lambda i: i / 4)
 
 
-def make_table(rows: Any, columns: tuple[str, ...] = COLUMNS) -> CustomerTable:
+def make_table(rows: Any, columns: tuple[str, ...] | None = None) -> CustomerTable:
+    """A table; of the usual three columns, and of hashes made up for them, when no columns are given."""
+    if columns is None:
+        values = np.array(rows, dtype=np.float64).reshape(-1, 3)
+        seeds = np.arange(len(values)) % 3 != 1
+        own = np.column_stack([values, row_hashes(np.arange(len(values))), seeds])
+        return CustomerTable(OWN, own, np.arange(len(values)))
     values = np.array(rows, dtype=np.float64).reshape(-1, len(columns))
     return CustomerTable(columns, values, np.arange(len(values)))
 
@@ -84,21 +114,89 @@ def moments(draw: Any) -> MomentQuery:
 
 
 @st.composite
-def heads(draw: Any) -> HeadGradientQuery:
-    whole = draw(scalers())
-    d = min(len(whole.features), 2)  # the third column says who is a seed
-    scaler = Scaler(COLUMNS[:d], whole.logs[:d], whole.lows[:d], whole.highs[:d])
-    weights = np.array(draw(st.lists(st.floats(-1024, 1024), min_size=d + 1, max_size=d + 1)))
-    return HeadGradientQuery(scaler, "c", weights, draw(st.floats(1e-6, 1.4)), draw(st.floats(2.0**-10, 1)))
+def bases(draw: Any) -> Basis:
+    blocks = []
+    for name in COLUMNS:
+        if draw(st.booleans()):
+            blocks.append(Block(name, levels=draw(st.integers(1, 4))))
+        else:
+            low = draw(GRIDDED)
+            blocks.append(Block(name, low=low, high=low + draw(st.floats(0.01, 1e6)), log=draw(st.booleans())))
+    return Basis(tuple(blocks))
 
 
+@st.composite
+def encoders(draw: Any) -> Encoder:
+    basis, rng = draw(bases()), np.random.default_rng(draw(st.integers(0, 99)))
+    spread = draw(st.sampled_from([0.0, 0.3, 2.0, 100.0]))
+    shapes = encoder_shapes(basis, draw(st.integers(1, 5)), draw(st.integers(1, 4)))
+    first, second, third, fourth = (on_weight_grid(rng.normal(0, spread, shape)) for shape in shapes)
+    return Encoder(basis, on_scale_grid(rng.exponential(1.0, basis.width)), (first, second, third, fourth))
+
+
+encoder_gradients = st.builds(
+    EncoderGradientQuery,
+    encoders(),
+    st.integers(0, 2**20 - 1),
+    st.integers(1, 255),
+    st.floats(2.0**-10, 2.0**10),
+)
+
+
+@st.composite
+def rows(draw: Any) -> Rows:
+    encoder = draw(encoders()) if draw(st.booleans()) else None
+    basis = encoder.basis if encoder is not None else draw(bases())
+    width = encoder.width if encoder is not None else basis.width
+    centre = on_row_grid(np.array(draw(st.lists(st.floats(-4, 4), min_size=width, max_size=width))))
+    return Rows(basis, centre, draw(st.floats(2.0**-6, 8)), encoder)
+
+
+@st.composite
+def frames(draw: Any) -> Frame:
+    of, rng = draw(rows()), np.random.default_rng(draw(st.integers(0, 99)))
+    spread = draw(st.sampled_from([0.0, 0.3, 200.0]))
+    axes = on_row_weight_grid(rng.normal(0, spread, (of.width, of.width)))
+    return Frame(of, axes, draw(st.floats(2.0**-10, 2.0**10)))
+
+
+@st.composite
+def rankers(draw: Any) -> Ranker:
+    of, rng = draw(rows()), np.random.default_rng(draw(st.integers(0, 99)))
+    return Ranker(of, on_row_weight_grid(rng.normal(0, draw(st.sampled_from([0.0, 1.0, 100.0])), of.width)))
+
+
+@st.composite
+def seed_gradients(draw: Any) -> SeedGradientQuery:
+    frame, rng = draw(frames()), np.random.default_rng(draw(st.integers(0, 99)))
+    weights = on_row_weight_grid(rng.normal(0, draw(st.sampled_from([0.0, 1.0, 100.0])), frame.rows.width + 1))
+    return SeedGradientQuery(frame, weights[:-1], float(weights[-1]))
+
+
+@st.composite
+def contests(draw: Any) -> ContestQuery:
+    scales = tuple(draw(st.lists(score_bins, min_size=1, max_size=3)))
+    share = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
+    tables = (draw(st.lists(share, min_size=scale.bins, max_size=scale.bins)) for scale in scales)
+    return ContestQuery(scales, tuple(np.array(table) for table in tables))
+
+
+cutoffs = st.sets(st.one_of(GRIDDED, USUAL), min_size=1, max_size=6).map(lambda e: np.array(sorted(e)))
+score_bins = st.builds(ScoreBins, rankers(), cutoffs)
 edges = st.lists(USUAL, min_size=4, max_size=4).map(lambda e: tuple(sorted(e)))
 
 PRODUCT: dict[str, Any] = {
-    "head-gradient": heads(),
+    "audience-profile": st.builds(AudienceProfileQuery, rankers(), USUAL),
+    "encoder-gradient": encoder_gradients,
+    "frame-sum": frames().map(FrameSumQuery),
     "marginals": st.tuples(axes("a"), axes("b"), axes("c")).map(MarginalsQuery),
     "moments": moments(),
     "profiles": scalers().flatmap(lambda s: st.builds(ProfileQuery, st.just(s), centres(len(s.features)), ranges())),
+    "ranker-contest": contests(),
+    "row-moments": rows().map(RowMomentsQuery),
+    "score-curve": st.lists(score_bins, min_size=1, max_size=3).map(tuple).map(ScoreCurveQuery),
+    "seed-gradient": seed_gradients(),
+    "seed-sum": frames().map(SeedSumQuery),
     "rfm-grid": st.builds(
         RfmGridQuery,
         st.builds(QuintileEdges, st.just("a"), edges, st.just(True)),
@@ -231,7 +329,7 @@ def test_more_or_fewer_parameters_are_refused(kind: str) -> None:
         QuerySpec(kind, spec.scalars, {**spec.arrays, "more": np.zeros(1)}),
         QuerySpec(kind, spec.scalars, {}),
         QuerySpec("another-kind", spec.scalars, spec.arrays),
-        *(QuerySpec(kind, {**spec.scalars, key: [1] * len(value)}, spec.arrays) for key, value in spec.scalars.items()),
+        *(QuerySpec(kind, {**spec.scalars, key: [1] * 3}, spec.arrays) for key in spec.scalars),
         *(QuerySpec(kind, {**spec.scalars, key: ["a"] * 3}, spec.arrays) for key in spec.scalars),
     ]
     for candidate in broken:
@@ -241,8 +339,21 @@ def test_more_or_fewer_parameters_are_refused(kind: str) -> None:
 
 _SCALER = Scaler(("a", "b"), np.array([False, True]), np.array([-1.0, 0.0]), np.array([1.0, 3.0]))
 _CENTRES = np.array([[0.0, 0.5], [-0.5, 0.1]])
+_BASIS = Basis((Block("a", low=0.0, high=1.0), Block("b", levels=2), Block("c", low=0.0, high=2.0, log=True)))
+_MATRICES = tuple(np.full(shape, 0.25) for shape in encoder_shapes(_BASIS, 3, 2))
+_ENCODER = Encoder(_BASIS, np.ones(6), (_MATRICES[0], _MATRICES[1], _MATRICES[2], _MATRICES[3]))
+_FRAME = Frame(Rows(_BASIS, np.full(6, 0.25), 1.0), np.eye(6), 2.0)
+_CODE = Frame(Rows(_BASIS, np.zeros(2), 1.0, _ENCODER), np.eye(2), 2.0)
+_SCALES = (ScoreBins(Ranker(_FRAME.rows, np.full(6, 0.5)), np.array([-0.5, 0.5])),)
 SPECS: dict[str, Any] = {
-    "head-gradient": HeadGradientQuery(_SCALER, "c", np.array([0.5, -1.0, 0.1]), 0.5, 0.25),
+    "ranker-contest": ContestQuery(_SCALES, (np.array([0.9, 0.5, 0.1]),)),
+    "score-curve": ScoreCurveQuery(_SCALES),
+    "audience-profile": AudienceProfileQuery(Ranker(_FRAME.rows, np.full(6, 0.5)), 0.25),
+    "encoder-gradient": EncoderGradientQuery(_ENCODER, 4, 64, 1.0),
+    "frame-sum": FrameSumQuery(_CODE),
+    "row-moments": RowMomentsQuery(_FRAME.rows),
+    "seed-gradient": SeedGradientQuery(_FRAME, np.full(6, 0.5), -1.0),
+    "seed-sum": SeedSumQuery(_CODE),
     "marginals": MarginalsQuery((Axis("a", 0, 10, True), Axis("b", 0, 1e4, log=True))),
     "moments": MomentQuery(_SCALER, _CENTRES, np.array([1.0, 2.0]), (0.5, 1.0, 0.25)),
     "profiles": ProfileQuery(_SCALER, _CENTRES, (ProfileRange("a", 0, 1), ProfileRange("c", 0, 9))),
@@ -526,6 +637,226 @@ def test_pieces_make_the_whole(table: CustomerTable, rows: int) -> None:
 def test_columns_are_selected_by_name() -> None:
     table = make_table([[1, 2, 3]])
     assert table.select(("c", "a")).tolist() == [[3, 1]]
-    assert table.select(COLUMNS) is table.values
+    assert table.select(OWN) is table.values
     with pytest.raises(Defect):
         table.select(("z",))
+
+
+# --- outer products --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GivenOuters:
+    """Answers with given factors beside given sparse words: products in words 2 to 7 and 8 to 11, of 14."""
+
+    factors: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
+    columns: NDArray[np.int64]
+    values: NDArray[np.int64]
+    outers: tuple[Outer, ...] = (Outer(2, 2, 3), Outer(8, 4, 1))
+    width: int = 14
+    bound_squared: int = 2**80
+    words_per_person: int = 2
+    asked: list[int] = field(default_factory=list)
+
+    def contribute(self, people: CustomerTable) -> Contribution:
+        self.asked.append(len(people))
+        parts = tuple((left[people.keys], right[people.keys]) for left, right in self.factors)
+        return Contribution(self.columns[people.keys], self.values[people.keys], parts)
+
+    def spec(self) -> QuerySpec:
+        return QuerySpec("given-outers")
+
+
+def whole_numbers(rng: np.random.Generator, people: int, words: int, reach: int) -> NDArray[np.float64]:
+    return rng.integers(-reach, reach + 1, (people, words)).astype(np.float64)
+
+
+def outer_query(people: int, seed: int = 0, **changes: Any) -> GivenOuters:
+    """Factors anywhere within the limits, those of every third person at the very limits."""
+    rng = np.random.default_rng(seed)
+    shapes = ((2, MAX_LEFT), (3, MAX_RIGHT), (4, MAX_LEFT), (1, MAX_RIGHT))
+    parts = [whole_numbers(rng, people, words, reach) for words, reach in shapes]
+    for part, (_, reach) in zip(parts, shapes, strict=True):
+        part[::3] = np.where(part[::3] < 0, -reach, reach)
+    columns = np.tile([0, 13], (people, 1))
+    values = rng.integers(-(2**28), 2**28 + 1, (people, 2))
+    return GivenOuters(((parts[0], parts[1]), (parts[2], parts[3])), columns, values, **changes)
+
+
+def words_of(query: GivenOuters, person: int) -> list[int]:
+    """One person's words in unbounded integers."""
+    words = [0] * query.width
+    for column, value in zip(query.columns[person], query.values[person], strict=True):
+        words[int(column)] += int(value)
+    for outer, (left, right) in zip(query.outers, query.factors, strict=True):
+        for i, first in enumerate(left[person]):
+            for j, second in enumerate(right[person]):
+                words[outer.offset + i * outer.right + j] += int(first) * int(second)
+    return words
+
+
+def answer(query: GivenOuters) -> list[int]:
+    return bounded_total(query, make_table(np.zeros((len(query.columns), 3)))).tolist()  # type: ignore[no-any-return]
+
+
+def test_sums_of_outer_products_are_exact() -> None:
+    query = outer_query(600)
+    assert isinstance(query, OuterQuery)
+    expected = np.array([words_of(query, person) for person in range(600)], dtype=object).sum(axis=0)
+    assert answer(query) == expected.tolist()
+    assert query.asked == [256, 256, 88]
+
+
+def test_a_block_of_people_at_the_limits_adds_up_exactly() -> None:
+    """The largest partial sums there are, odd in their last bit."""
+    people = 256
+    left, right = np.full((people, 1), float(MAX_LEFT)), np.full((people, 1), float(MAX_RIGHT))
+    left[0], right[0] = MAX_LEFT - 1, MAX_RIGHT - 1
+    nothing = np.zeros((people, 0), np.int64)
+    query = GivenOuters(((left, right),), nothing, nothing, (Outer(0, 1, 1),), 1, 2**70, 0)
+    assert answer(query) == [255 * 2**34 + (2**14 - 1) * (2**20 - 1)]
+
+
+def test_blocks_of_outer_products_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = outer_query(300, seed=1)
+    whole = answer(query)
+    for rows in (1, 7, 299, 1000):
+        monkeypatch.setattr(module, "_OUTER_ROWS", rows)
+        assert answer(query) == whole
+
+
+HOSTILE_FACTORS = [
+    (part, side, value)
+    for part in (0, 1)
+    for side, limit in ((0, MAX_LEFT), (1, MAX_RIGHT))
+    for value in (limit + 1, -limit - 1, 0.5, limit - 2.0**-20, np.nan, np.inf, -np.inf, 1e300, 5e-324)
+]
+
+
+@pytest.mark.parametrize(("part", "side", "value"), HOSTILE_FACTORS, ids=str)
+def test_whoever_has_a_factor_beyond_the_limits_counts_as_zero_alone(part: int, side: int, value: float) -> None:
+    """Also where all other factors of that person are zeros, and whether or not company makes the check slower."""
+    query = outer_query(5, seed=2)
+    for factors in query.factors:
+        for factor in factors:
+            factor[2] = 0.0
+    query.factors[part][side][2, 0] = value
+    others = np.array([words_of(query, person) for person in (0, 1, 3, 4)], dtype=object).sum(axis=0)
+    assert answer(query) == others.tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ([0, 2], [1, 1]),
+        ([0, 11], [1, 0]),
+        ([0, 7], [1, 0]),
+        ([13, 13], [1, 1]),
+        ([-1, 0], [1, 1]),
+        ([0, 14], [1, 1]),
+        ([-(2**63), 2**63 - 1], [0, 0]),
+        ([0, 1], [2**28 + 1, 0]),
+        ([0, 1], [-(2**63), 0]),
+    ],
+    ids=str,
+)
+def test_sparse_words_beside_outer_products_are_checked(columns: list[int], values: list[int]) -> None:
+    """Words of a product count as another's: positions there would add up to more than the norms say."""
+    query = outer_query(3, seed=3)
+    query.columns[1], query.values[1] = columns, values
+    others = np.array([words_of(query, person) for person in (0, 2)], dtype=object).sum(axis=0)
+    assert answer(query) == others.tolist()
+
+
+@given(
+    left=st.lists(st.integers(-MAX_LEFT, MAX_LEFT), min_size=2, max_size=2),
+    right=st.lists(st.integers(-MAX_RIGHT, MAX_RIGHT), min_size=3, max_size=3),
+    other=st.integers(-MAX_RIGHT, MAX_RIGHT),
+    sparse=st.one_of(st.just(0), st.integers(-(2**28), 2**28)),
+    slack=st.integers(-2, 2),
+)
+@example(left=[MAX_LEFT, MAX_LEFT], right=[MAX_RIGHT] * 3, other=MAX_RIGHT, sparse=2**28, slack=0)
+@example(left=[MAX_LEFT, MAX_LEFT], right=[MAX_RIGHT] * 3, other=MAX_RIGHT, sparse=2**28, slack=-1)
+def test_the_norm_of_outer_products_is_checked_in_exact_integers(
+    left: list[int], right: list[int], other: int, sparse: int, slack: int
+) -> None:
+    """Bounds one unit off a squared norm of up to 2^71, which no float64 holds; with sparse words and without."""
+    parts = (([left], [right]), ([[1, 2, 3, MAX_LEFT]], [[other]]))
+    factors = tuple((np.array(a, dtype=np.float64), np.array(b, dtype=np.float64)) for a, b in parts)
+    for words in (2, 0):
+        columns, values = np.array([[0, 13][:words]], dtype=np.int64), np.array([[sparse, 0][:words]], dtype=np.int64)
+        free = GivenOuters(factors, columns.reshape(1, words), values.reshape(1, words), words_per_person=words)
+        expected = words_of(free, 0)
+        exact = sum(word**2 for word in expected)
+        bound = max(exact + slack, 0)
+        query = GivenOuters(factors, free.columns, free.values, bound_squared=bound, words_per_person=words)
+        assert answer(query) == (expected if exact <= bound else [0] * 14)
+
+
+def test_how_a_person_is_judged_beside_outer_products_does_not_depend_on_the_company() -> None:
+    """One person exactly at the bound, one a unit beyond; a fast path decides about blocks that are far below it."""
+    nothing = np.zeros((3, 0), np.int64)
+    left, right = np.array([[3.0], [3.0], [1.0]]), np.array([[5.0], [6.0], [1.0]])
+    verdicts = {}
+    for people in ([0], [1], [2], [0, 2], [1, 2], [0, 1, 2]):
+        query = GivenOuters(((left, right),), nothing, nothing, (Outer(0, 1, 1),), 1, 225, 0)
+        present = make_table(np.zeros((3, 3))).take(np.isin(range(3), people))
+        kept = module._within_bound(query.contribute(present), query)
+        for person, verdict in zip(people, kept, strict=True):
+            assert verdicts.setdefault(person, bool(verdict)) == verdict
+    assert verdicts == {0: True, 1: False, 2: True}
+
+
+def test_the_longest_factors_have_exact_norms() -> None:
+    people, nothing = 3, np.zeros((3, 0), np.int64)
+    left, right = np.full((people, 1), float(MAX_LEFT)), np.full((people, 4096), float(MAX_RIGHT))
+    right[1, 0] -= 1
+    exact = [2**28 * sum(int(word) ** 2 for word in row) for row in right]
+    query = GivenOuters(((left, right),), nothing, nothing, (Outer(0, 1, 4096),), 4096, exact[1], 0)
+    assert answer(query) == [MAX_LEFT * int(word) for word in right[1]]
+
+
+ONES = (np.ones((3, 2)), np.ones((3, 3)))
+COLUMN = (np.ones((3, 4)), np.ones((3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("factors", "outers"),
+    [
+        ((ONES, COLUMN), (Outer(2, 2, 3), Outer(7, 4, 1))),
+        ((ONES, COLUMN), (Outer(8, 2, 3), Outer(8, 4, 1))),
+        ((ONES, COLUMN), (Outer(2, 2, 3), Outer(11, 4, 1))),
+        ((ONES, COLUMN), (Outer(-1, 2, 3), Outer(8, 4, 1))),
+        ((ONES, COLUMN), (Outer(2, 2, 3), Outer(8, 1, 4))),
+        ((ONES, COLUMN), (Outer(2, 2, 3),)),
+        ((ONES,), (Outer(2, 2, 3), Outer(8, 4, 1))),
+        ((), (Outer(2, 2, 3),)),
+        ((ONES,), ()),
+        (((np.ones((3, 0)), np.ones((3, 3))),), (Outer(2, 0, 3),)),
+        (((np.ones((3, 2), np.float32), np.ones((3, 3))),), (Outer(2, 2, 3),)),
+        (((np.ones((3, 2), np.int64), np.ones((3, 3))),), (Outer(2, 2, 3),)),
+        (((np.ones((3, 2)), np.ones((3, 3), np.complex128)),), (Outer(2, 2, 3),)),
+        (((np.ones(3), np.ones((3, 3))),), (Outer(2, 1, 3),)),
+        (((np.ones((3, 2, 1)), np.ones((3, 3))),), (Outer(2, 2, 3),)),
+    ],
+    ids=range(15),
+)
+@pytest.mark.parametrize("people", [0, 3])
+def test_outer_products_of_a_wrong_shape_or_place_are_a_defect_even_of_nobody(
+    factors: Any, outers: tuple[Outer, ...], people: int
+) -> None:
+    query = GivenOuters(factors, np.tile([0, 1], (3, 1)), np.ones((3, 2), np.int64), outers)
+    with pytest.raises(Defect):
+        bounded_total(query, make_table(np.zeros((people, 3))))
+
+
+def test_factors_of_more_words_than_add_up_exactly_are_a_defect() -> None:
+    nothing = np.zeros((1, 0), np.int64)
+    factors = ((np.ones((1, 1)), np.ones((1, 4097))),)
+    query = GivenOuters(factors, nothing, nothing, (Outer(0, 1, 4097),), 4097, 2**70, 0)
+    with pytest.raises(Defect):
+        bounded_total(query, make_table([[0, 0, 0]]))
+
+
+def test_nobody_has_no_outer_products() -> None:
+    assert answer(outer_query(0)) == [0] * 14

@@ -100,7 +100,7 @@ def make_door(ledger: Ledger, bits: Any = None, **changes: Any) -> Door:
     table = changes.pop("people", None)
     gate = {**parts, **changes}["gate"]
     ledger.reserve("sha256:" + "0" * 64, "0" * 32, getattr(gate, "budget", BUDGET), date.max)
-    return Door(people() if table is None else table, ledger, **{**parts, **changes})
+    return Door(lambda _plan: people() if table is None else table, ledger, **{**parts, **changes})
 
 
 # --- what is released ------------------------------------------------------------------------------------------------

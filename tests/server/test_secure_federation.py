@@ -19,7 +19,7 @@ from cohortium.client.app import make_client_app
 from cohortium.client.node import Node, open_node
 from cohortium.models.catalogue import build_query
 from cohortium.models.marginals import Axis, MarginalsQuery
-from cohortium.models.segmentation import phases
+from cohortium.models.studies import phases
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.discrete_gaussian import sample_discrete_gaussian
 from cohortium.privacy.ledger import open_store

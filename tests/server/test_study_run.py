@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from cohortium.client.app import make_client_app
 from cohortium.client.node import Node
-from cohortium.models.segmentation import phases
+from cohortium.models.studies import phases
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.release import Door

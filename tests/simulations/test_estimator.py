@@ -17,7 +17,7 @@ from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent
 from cohortium.privacy.query import bounded_total
 from cohortium.privacy.table import CustomerTable
 from cohortium.simulations import FederatedKMeans
-from cohortium.simulations import estimator as module
+from cohortium.simulations import local_federation as module
 from cohortium.simulations.baselines import central_cost
 from cohortium.study.errors import PlanError
 
@@ -157,7 +157,7 @@ def test_a_person_at_j_institutions_costs_j_times_mu_squared_alone_and_its_squar
     ],
 )
 def test_four_fifths_of_the_institutions_make_a_sum(institutions: int, changes: dict[str, Any], least: int) -> None:
-    plan = model(**changes)._plan(module._contract(np.full(2, -3.0), np.full(2, 3.0)), institutions)
+    plan = model(**changes)._plan(module.matrix_contract(np.full(2, -3.0), np.full(2, 3.0)), institutions)
     assert (plan.trust, plan.min_institutions) == ("distributed", least)
     assert plan.colluders == changes.get("colluders", 1)
 
@@ -245,7 +245,7 @@ def test_labels_say_which_institution_a_row_belongs_to(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("rows", "institutions"), [(7, 1), (7, 3), (7, 7), (100, 9)])
 def test_every_row_is_at_exactly_one_institution(rows: int, institutions: int) -> None:
-    parts = module._split(rows, institutions, 0)
+    parts = module.split_rows(rows, institutions, 0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(rows))
     assert {len(part) for part in parts} <= {rows // institutions, rows // institutions + 1}
 

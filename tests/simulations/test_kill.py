@@ -201,8 +201,8 @@ class TestKilledWithinAStep:
             ("cohortium.privacy.ledger Ledger.settle", "", 5, "before"),
             ("cohortium.privacy.ledger Ledger.settle", "", 5, "after"),
             ("cohortium.client.node os.replace", ".node.json.partial", 2, "before"),
-            ("cohortium.simulations.study os.replace", "institutions.json.partial", 1, "before"),
-            ("cohortium.simulations.study os.replace", "bundle.json.partial", 1, "before"),
+            ("cohortium.simulations.run_folder os.replace", "institutions.json.partial", 1, "before"),
+            ("cohortium.simulations.run_folder os.replace", "bundle.json.partial", 1, "before"),
             ("cohortium.client.scoring os.replace", "segments.partial", 2, "before"),
             ("cohortium.client.onboarding.engine Engine.run", "", 30, "after"),
         ],
@@ -229,7 +229,7 @@ class TestKilledWithinAStep:
     def test_a_folder_that_was_only_begun_is_begun_again(
         self, study_folder: Path, one_run: tuple[Spend, set[str]]
     ) -> None:
-        place = ("cohortium.simulations.study", "os.replace", "run.json.partial", "1", "before")
+        place = ("cohortium.simulations.run_folder", "os.replace", "run.json.partial", "1", "before")
         with child("-c", DIES_AT, *place, *words(study_folder)) as process:
             _, said = process.communicate()
         assert process.returncode == -signal.SIGKILL, said

@@ -18,14 +18,17 @@ from cohortium.privacy.accounting import Spend, budget_for, epsilon_by_pld, epsi
 from cohortium.privacy.ledger import Charge, Ledger, open_store
 from cohortium.simulations.bank_world import load_bank_world_contract
 from cohortium.simulations.partition import ByColumn, ByHash
+from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import BankWorldData, SplitData
 from cohortium.simulations.starter import demo_plan
-from cohortium.simulations.study import SimulationOrder, simulate
+from cohortium.simulations.study import simulate
 from cohortium.study.bundle import load_bundle
 from cohortium.study.charter import Charter, Institution, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, CohortiumError, Defect, OutputError, PlanError, RefusedError
-from cohortium.study.plan import Plan, Segments, parse_plan
+from cohortium.study.plan import Plan
+from cohortium.study.plans import parse_plan
+from cohortium.study.segment_plan import Segments
 
 REGIONS = ("north", "south", "west")
 FACTS = DatasetFacts(name="small", note="made for this test", licence="none")

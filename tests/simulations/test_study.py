@@ -15,11 +15,12 @@ from cohortium.client.node import NodeIdentity, create_node, open_node
 from cohortium.client.onboarding import load_customer_table, parse_source
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.ledger import Ledger, open_store
+from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import BankWorldData, own_data
-from cohortium.simulations.study import SimulationOrder, simulate
+from cohortium.simulations.study import simulate
 from cohortium.study.charter import Charter
 from cohortium.study.errors import BudgetError, CohortiumError, DataError, OutputError, PlanError, RefusedError
-from cohortium.study.plan import load_plan
+from cohortium.study.plans import load_plan
 
 REGIONS = ("north", "south", "west")
 Order = Callable[..., SimulationOrder]

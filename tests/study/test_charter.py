@@ -54,6 +54,14 @@ def test_the_house_limits_hold_without_being_written() -> None:
     assert (charter.max_epsilon, charter.min_cell, charter.min_customers) == (MAX_EPSILON, MIN_CELL, 1000)
 
 
+def test_the_key_that_signs_models_is_part_of_what_was_agreed() -> None:
+    pinned = parse_charter(document(coordinator="cd" * 32))
+    assert pinned.coordinator == "cd" * 32
+    assert parse_charter(json.loads(pinned.to_bytes())) == pinned
+    assert parse_charter(document()).coordinator is None
+    assert len({parse_charter(document(coordinator=key)).digest for key in (None, "cd" * 32, "ce" * 32)}) == 3
+
+
 def members(*regions: str) -> list[dict[str, str]]:
     return [{"name": f"bank {index}", "region": region} for index, region in enumerate(regions)]
 
@@ -88,6 +96,9 @@ def test_only_a_simulation_goes_above_the_house_limit() -> None:
         ({"min_cell": MIN_CELL - 1}, "min_cell"),
         ({"min_customers": 0}, "min_customers"),
         ({"min_customers": 1000.0}, "min_customers"),
+        ({"coordinator": "AB" * 32}, "coordinator"),
+        ({"coordinator": "ab" * 31}, "coordinator"),
+        ({"coordinator": 7}, "coordinator"),
         ({"quorum": 2}, "quorum"),
     ],
     ids=str,

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cohortium.models.basis import Basis, Block
 from cohortium.models.catalogue import build_query
-from cohortium.models.head import HeadGradientQuery
-from cohortium.models.scaler import Scaler
+from cohortium.models.features import Rows
+from cohortium.models.row_moments import Frame
+from cohortium.models.rows import SEED
+from cohortium.models.seed_queries import SeedGradientQuery
 from cohortium.privacy import release as door_module
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.audit.many_runs import Asked, AuditedRelease, audit_release
@@ -30,8 +33,8 @@ from cohortium.study.question import Question, QuestionHeader
 RUNS, EPSILON, DELTA, ALARM = 200, 8.0, 1e-6, 1e-6
 PLAN, RUN = "sha256:" + "0" * 64, "0" * 32
 PLENTY = Spend(2**61, 2**61)
-SCALER = Scaler(("a", "b"), np.zeros(2, dtype=np.bool_), np.full(2, -1.0), np.ones(2))
-QUERY = HeadGradientQuery(SCALER, "seed", np.zeros(3), 0.5, 0.5)
+ROWS = Rows(Basis((Block("a", low=-1.0, high=1.0), Block("b", low=-1.0, high=1.0))), np.zeros(4), 2.0)
+QUERY = SeedGradientQuery(Frame(ROWS, np.eye(4), 0.5), np.zeros(4), -24.0)
 
 
 class Everything:
@@ -68,7 +71,7 @@ class WholeDoor(DoorArithmetic):
         self.ledgers[-1].reserve(PLAN, RUN, PLENTY, date.max)
         all_ = Everything(allotment)
         door = Door(
-            people,
+            lambda _plan: people,
             self.ledgers[-1],
             gate=all_,
             consent=all_,
@@ -99,7 +102,7 @@ class WholeDoor(DoorArithmetic):
 def claim() -> AuditedRelease:
     rng = np.random.default_rng(0)
     crowd = np.column_stack([rng.uniform(-1, 1, (200, 2)), rng.integers(0, 2, 200)])
-    columns = ("a", "b", "seed")
+    columns = ("a", "b", SEED)
     asked = Asked(QUERY, budget_for(EPSILON, DELTA).mu2)
     canary = CustomerTable(columns, np.ones((1, 3)), np.arange(1))
     return AuditedRelease("head", EPSILON, DELTA, (asked,), CustomerTable(columns, crowd, np.arange(200)), canary)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cohortium.models import head, moments
+from cohortium.models import moments, seed_queries
+from cohortium.models.encoder import GRADIENT_SCALE, EncoderGradientQuery
 from cohortium.privacy.accounting import sigma_for
 from cohortium.privacy.audit.many_runs import AuditedRelease, ClaimFinding, audit_release, canary_strength
 from cohortium.privacy.audit.mechanism import DoorArithmetic, Releaser
-from cohortium.privacy.query import SCALE, SumQuery
+from cohortium.privacy.query import SCALE, Contribution, OuterQuery, SumQuery
 from cohortium.privacy.sharing import NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.simulations.privacy_audit import FALSE_ALARM, QUICK_RUNS, audited_releases
@@ -53,6 +54,10 @@ class WithoutBoundCheck(DoorArithmetic):
     def total(self, query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
         total, part = np.zeros(query.width, dtype=np.int64), query.contribute(people)
         np.add.at(total, part.columns.ravel(), part.values.ravel())
+        for outer, (left, right) in zip(
+            query.outers if isinstance(query, OuterQuery) else (), part.outers, strict=True
+        ):
+            total[outer.offset : outer.offset + outer.words] += (left.T @ right).astype(np.int64).ravel()
         return total
 
 
@@ -91,6 +96,14 @@ def not_clipped(values: NDArray[np.float64], radius: float = 1.0) -> NDArray[np.
     return np.trunc(values / radius * SCALE).astype(np.int64)
 
 
+def not_clipped_gradients(query: EncoderGradientQuery, people: CustomerTable) -> Contribution:
+    """In units of the clipping norm, but as long as they are."""
+    factors = query.encoder.gradient_factors(query.encoder.basis.rows(people), query._hidden(people))
+    unit = GRADIENT_SCALE / (2.0**10 * 2.0**16) / query.clip
+    nothing = np.empty((len(people), 0), dtype=np.int64)
+    return Contribution(nothing, nothing, tuple((left, np.trunc(right * unit)) for left, right in factors))
+
+
 @pytest.fixture(scope="module")
 def claims() -> dict[str, AuditedRelease]:
     releases, _ = audited_releases(EPSILON, DoorArithmetic())
@@ -101,7 +114,7 @@ def audit(release: AuditedRelease, mechanism: DoorArithmetic) -> ClaimFinding:
     return audit_release(release, mechanism, QUICK_RUNS, ALARM)
 
 
-each_release = pytest.mark.parametrize("name", ["histogram", "clustering", "head"])
+each_release = pytest.mark.parametrize("name", ["histogram", "clustering", "head", "encoder"])
 
 
 @each_release
@@ -148,8 +161,15 @@ def test_an_unsquared_sensitivity_in_units_of_one_is_flagged(
 def test_forgotten_clipping_of_the_head_is_flagged(
     monkeypatch: pytest.MonkeyPatch, seeded_bits: Callable[[int], Any]
 ) -> None:
-    monkeypatch.setattr(head, "quantise", not_clipped)
+    monkeypatch.setattr(seed_queries, "quantise", not_clipped)
     assert forgotten_clipping("head", WithoutBoundCheck(bits=seeded_bits(5))).flagged
+
+
+def test_forgotten_clipping_of_the_encoder_is_flagged(
+    monkeypatch: pytest.MonkeyPatch, seeded_bits: Callable[[int], Any]
+) -> None:
+    monkeypatch.setattr(EncoderGradientQuery, "contribute", not_clipped_gradients)
+    assert forgotten_clipping("encoder", WithoutBoundCheck(bits=seeded_bits(13))).flagged
 
 
 def test_forgotten_clipping_of_the_clustering_is_flagged(
@@ -159,11 +179,13 @@ def test_forgotten_clipping_of_the_clustering_is_flagged(
     assert forgotten_clipping("clustering", WithoutBoundCheck(bits=seeded_bits(6))).flagged
 
 
+@pytest.mark.parametrize("name", ["head", "encoder"])
 def test_the_doors_bound_check_makes_up_for_forgotten_clipping(
-    monkeypatch: pytest.MonkeyPatch, seeded_bits: Callable[[int], Any]
+    name: str, monkeypatch: pytest.MonkeyPatch, seeded_bits: Callable[[int], Any]
 ) -> None:
-    monkeypatch.setattr(head, "quantise", not_clipped)
-    finding = forgotten_clipping("head", DoorArithmetic(bits=seeded_bits(7)))
+    monkeypatch.setattr(seed_queries, "quantise", not_clipped)
+    monkeypatch.setattr(EncoderGradientQuery, "contribute", not_clipped_gradients)
+    finding = forgotten_clipping(name, DoorArithmetic(bits=seeded_bits(7)))
     assert finding.canary_strength <= 1.0
     assert not finding.flagged
 

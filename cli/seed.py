@@ -1,0 +1,151 @@
+"""`cohortium seed`: the lists of valued customers for whose likes campaigns look."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cohortium.client.audience import looks_like_audience
+from cohortium.client.lookalike import forecast_list, open_records
+from cohortium.client.seeds import SeedList
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="seed",
+    help="Lists of valued customers, for whose likes campaigns look. A list never leaves its institution.",
+    no_args_is_help=True,
+)
+
+_Node = Annotated[Path, typer.Argument(metavar="NODE", help="The node's state folder.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The list's name, by which plans ask for it.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command("add")
+def add(
+    node: _Node,
+    name: _Name,
+    file: Annotated[Path, typer.Option(help="CSV (also .gz) or Parquet file, or .txt with one id a line.")],
+    column: Annotated[
+        str | None, typer.Option(help="Which column holds the customer ids; left out for .txt files.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a list of that name which no plan has used.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Match a list of customer ids with the node's customers, and keep it under a name.
+
+    Fewer than 100 usable seeds are refused, 500 are advised. So is a list of more than half of the customers, and one
+    of which more than half were exported as an audience before: there is no lookalike of a lookalike. Once a plan has
+    used a list, it does not change.
+
+    \b
+    Examples:
+      cohortium seed add state/north vip --file vip.csv --column customer_id
+      cohortium seed add state/north vip --file vip.txt --replace
+    """
+    with open_records(node) as records:
+        audiences = records.audiences()
+        counts = records.seeds.add(
+            name,
+            file,
+            column,
+            records.people(),
+            replace=replace,
+            already_exported=lambda ids: looks_like_audience(ids.tolist(), audiences),
+        )
+    if as_json:
+        typer.echo(json.dumps({"name": name, "counts": asdict(counts), "advice": counts.advice()}, indent=2))
+        return
+    for line in counts.advice():
+        typer.echo(line)
+    typer.echo(f"kept as '{name}'")
+
+
+@app.command("list")
+def list_seeds(node: _Node, as_json: _Json = False) -> None:
+    """Show the node's seed lists with their counts, removed ones too.
+
+    \b
+    Example:
+      cohortium seed list state/north
+    """
+    with open_records(node) as records:
+        lists = records.seeds.lists()
+    if as_json:
+        typer.echo(json.dumps([_to_json(entry) for entry in lists], indent=2))
+        return
+    table = Table("name", "state", "added", "listed", "matched", "consented", "allowed", box=None, pad_edge=False)
+    for entry in lists:
+        counts = entry.counts
+        numbers = (f"{n:,}" for n in (counts.listed, counts.matched, counts.consented, counts.allowed))
+        table.add_row(entry.name, _state(entry), entry.added_at[:10], *numbers)
+    Console(highlight=False, markup=False).print(table if lists else "no seed list")
+
+
+@app.command("remove")
+def remove(node: _Node, name: _Name) -> None:
+    """Erase a list's members for good. The name of a list that a plan has used is not given to another one.
+
+    \b
+    Example:
+      cohortium seed remove state/north vip
+    """
+    with open_records(node) as records:
+        records.seeds.remove(name)
+    typer.echo(f"removed '{name}'")
+
+
+@app.command("doctor")
+def doctor(
+    node: _Node,
+    name: _Name,
+    model: Annotated[Path, typer.Option(help="The released encoder that the campaign will stand on.")],
+    epsilon: Annotated[float, typer.Option(help="Of the campaign.")] = 1.0,
+    wanted: Annotated[float, typer.Option(help="Expected cosine to reach, above 0 and below 1.")] = 0.9,
+    elsewhere: Annotated[
+        list[int] | None, typer.Option(min=0, help="Matched seeds of another institution, if it tells; repeat it.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Predict how true to a list its noised direction would be in a campaign, before any epsilon is spent.
+
+    The forecast is the cosine between what the campaign's first question would learn of these seeds and what it would
+    learn without noise. It comes from exact figures about the seeds: keep it in this house.
+
+    \b
+    Examples:
+      cohortium seed doctor state/north vip --model encoder.safetensors
+      cohortium seed doctor state/north vip --model encoder.safetensors --epsilon 0.5 --elsewhere 300 --elsewhere 800
+    """
+    with open_records(node) as records:
+        told = forecast_list(records, name, model, epsilon=epsilon, wanted=wanted, elsewhere=elsewhere or ())
+    if as_json:
+        typer.echo(json.dumps({**asdict(told), "advice": told.advice()}, indent=2))
+        return
+    for line in told.advice():
+        typer.echo(line)
+
+
+def _state(entry: SeedList) -> str:
+    if entry.removed:
+        return "removed"
+    return "used by a plan" if entry.used else "free"
+
+
+def _to_json(entry: SeedList) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "state": _state(entry),
+        "added_at": entry.added_at,
+        "version": entry.version,
+        "counts": asdict(entry.counts),
+    }

@@ -1,0 +1,86 @@
+"""A node's records without its table of customers: what commands on models, seeds and audiences work with.
+
+`client.node.open_node` holds all customers in memory, as answering questions needs them. Nothing here does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from cohortium.client.audience.store import AudienceStore
+from cohortium.client.node import NodeIdentity, read_contract
+from cohortium.client.onboarding.store import load_customer_table
+from cohortium.client.seeds import SeedStore
+from cohortium.client.store import NodeStore
+from cohortium.privacy.ledger import open_store
+from cohortium.privacy.table import CustomerTable
+from cohortium.study.contract import Contract
+from cohortium.study.errors import DataError
+
+__all__ = ["NodeRecords", "open_records"]
+
+_DATABASE, _CUSTOMERS, _AUDIENCES = "node.sqlite", "customers", "audiences"
+
+
+@dataclass(frozen=True)
+class NodeRecords:
+    """An opened node without its customers.
+
+    Args:
+        folder: the node's state folder.
+        identity: who it is.
+        contract: that its table was made by.
+        approvals: plans it approved, each with the charter.
+        seeds: its seed lists.
+        database: that holds all of these.
+    """
+
+    folder: Path
+    identity: NodeIdentity
+    contract: Contract
+    approvals: NodeStore
+    seeds: SeedStore
+    database: Engine
+
+    @property
+    def customers(self) -> Path:
+        """The folder that onboarding wrote."""
+        return self.folder / _CUSTOMERS
+
+    def audiences(self) -> AudienceStore:
+        """Its audiences; `OutputError` when their folder cannot be made."""
+        return AudienceStore(self.database, self.folder / _AUDIENCES)
+
+    def people(self) -> CustomerTable:
+        """All customers, in memory; errors as `load_customer_table`."""
+        return load_customer_table(self.customers, self.contract)
+
+
+@contextmanager
+def open_records(folder: Path) -> Iterator[NodeRecords]:
+    """Open a node's records while the block lasts.
+
+    Args:
+        folder: from `client.node.create_node`.
+
+    Raises:
+        DataError: no node there, one that this version cannot read, or one whose ledger is gone.
+    """
+    place = str(folder)
+    try:
+        identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
+        contract = read_contract(folder)
+    except OSError as error:
+        raise DataError("holds no node", place=place, fix="name a node's state folder") from error
+    except ValueError as error:  # pydantic's included
+        raise DataError("holds a node of another version", place=place, fix="use the version it names") from error
+    database = open_store(folder / _DATABASE, create=False)
+    try:
+        yield NodeRecords(folder, identity, contract, NodeStore(database), SeedStore(database), database)
+    finally:
+        database.dispose()

@@ -1,0 +1,1 @@
+"""The sections of a lookalike campaign's report; each draws one piece of markup from a `LookalikeSummary`."""
