@@ -46,7 +46,8 @@ from cohortium.simulations.grid import run_in_process
 from cohortium.simulations.ray_engine import run_on_ray
 from cohortium.study.arrays import from_array, to_record
 from cohortium.study.contract import Contract
-from cohortium.study.plan import Plan, parse_plan
+from cohortium.study.plan import Plan
+from cohortium.study.plans import parse_plan
 from cohortium.study.question import Question, QuestionHeader
 
 INSTITUTIONS = 8
