@@ -36,7 +36,7 @@ from dp_accounting.dp_event import GaussianDpEvent
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import log_ndtr
 
 from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.study.errors import CohortiumError
@@ -260,8 +260,8 @@ def _gaussian_delta(epsilon: float, mu_squared: float) -> float:
     if mu_squared <= 0:
         return 0.0
     mu = math.sqrt(mu_squared)
-    first = norm.logcdf(-epsilon / mu + mu / 2)
-    second = epsilon + norm.logcdf(-epsilon / mu - mu / 2)
+    first = float(log_ndtr(-epsilon / mu + mu / 2))
+    second = epsilon + float(log_ndtr(-epsilon / mu - mu / 2))
     return float(math.exp(first) * (2.0**-48 * (1.0 - first) - math.expm1(min(second - first, 0.0))))
 
 

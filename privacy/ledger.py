@@ -21,6 +21,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -670,25 +671,19 @@ def _same_question(earlier: Charge, question: str) -> Charge:
 
 
 def _charge(row: Any) -> Charge:
+    """The charge that a row of the table's columns, in their order, holds."""
+    sequence, charged_at, plan, run, phase, step, attempt, question, mechanism, contributions, colluders, *rest = row
+    width, bound, scale, mu2, tv, _ = rest
     try:
-        bound_squared, sigma = int(row.bound_squared), int(row.sigma)
+        bound_squared, sigma = int(bound), int(scale)
     except ValueError:
         bound_squared, sigma = -1, 0
-    whole = all(isinstance(number, int) for number in (row.step, row.attempt, row.width, row.mu2, row.tv))
-    if not whole or bound_squared < 0 or sigma < 1 or row.width < 1:
-        raise DataError(f"entry {row.sequence}: altered", fix="put back the newest copy of the ledger")
-    return Charge(
-        sequence=row.sequence,
-        charged_at=row.charged_at,
-        slot=Slot(row.plan, row.run, row.phase, row.step, row.attempt),
-        question=row.question,
-        mechanism=row.mechanism,
-        share=_share(row.mechanism, row.contributions, row.colluders, f"entry {row.sequence}"),
-        width=row.width,
-        bound_squared=bound_squared,
-        sigma=sigma,
-        spend=Spend(row.mu2, row.tv),
-    )
+    whole = type(step) is type(attempt) is type(width) is type(mu2) is type(tv) is int
+    if not whole or bound_squared < 0 or sigma < 1 or width < 1:
+        raise DataError(f"entry {sequence}: altered", fix="put back the newest copy of the ledger")
+    share = _share(mechanism, contributions, colluders, f"entry {sequence}")
+    slot, spend = Slot(plan, run, phase, step, attempt), Spend(mu2, tv)
+    return Charge(sequence, charged_at, slot, question, mechanism, share, width, bound_squared, sigma, spend)
 
 
 def _reservation(row: Any) -> Reservation:
@@ -708,13 +703,19 @@ def _mechanism(share: NoiseShare) -> str:
 
 def _share(mechanism: str, contributions: int, colluders: int, place: str) -> NoiseShare:
     """Whose noise it is, if mechanism and share belong together."""
+    share = _known_share(mechanism, contributions, colluders)
+    if share is None:
+        raise DataError("mechanism and share do not belong together", place=place, fix="put back the newest copy")
+    return share
+
+
+@lru_cache(maxsize=64, typed=True)
+def _known_share(mechanism: str, contributions: int, colluders: int) -> NoiseShare | None:
     try:
         share = NoiseShare(contributions, colluders)
     except (TypeError, ValueError):
-        share = None
-    if share is None or _mechanism(share) != mechanism:
-        raise DataError("mechanism and share do not belong together", place=place, fix="put back the newest copy")
-    return share
+        return None
+    return share if _mechanism(share) == mechanism else None
 
 
 def _tail(connection: Connection, table: Table) -> int:
