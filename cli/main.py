@@ -4,25 +4,97 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections import UserDict
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import click
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
+from typer.main import get_command_from_info, get_group
+from typer.models import CommandInfo
 
-from cohortium.cli import audience, data, demo, doctor, init, ledger, privacy, score, seed, simulate
 from cohortium.study.errors import CohortiumError, Defect
 
 __all__ = ["app", "main"]
 
 MISTAKE, DEFECT, STOPPED = 2, 70, 130
 
+_MARKUP: Literal["rich"] = "rich"
 
-class _Stoppable(TyperGroup):
-    """Says that it was stopped; typer alone would keep a stop from the keyboard to itself."""
+_NOUNS = {
+    "demo": (
+        "demo",
+        "Eight institutions learn shared segments from 817,741 real grocery purchases without pooling a row.",
+    ),
+    "init": (
+        "init",
+        "Write a starter plan and feature contract, every line explained. Existing files are never touched.",
+    ),
+    "simulate": (
+        "simulate_command",
+        "Run a plan over simulated institutions: the same apps, ledgers and noise as deployed, in one process.",
+    ),
+    "score": ("score", "Score all customers of a node with a model that was released under a plan it approved."),
+    "doctor": (
+        "doctor",
+        "Check Python, packages, the noise, the ledger's durability, the data cache, disk space and Ray.",
+    ),
+    "data": ("app", "Check an institution's tables against a feature contract; fetch public data sets."),
+    "seed": (
+        "app",
+        "Lists of valued customers, for whose likes campaigns look. A list never leaves its institution.",
+    ),
+    "audience": (
+        "app",
+        "Audiences from scored customers: preview, create, export, refresh, expire. Nothing goes through the "
+        "federation.",
+    ),
+    "ledger": (
+        "app",
+        "What a node has spent, what still fits, and whether its ledger holds together. Nothing is ever changed.",
+    ),
+    "privacy": ("app", "Audit the privacy of what this installation releases."),
+}
+"""For every noun: what its module of the same name defines it as, and its help line."""
+
+_LISTED = {name: click.Command(name, help=line) for name, (_, line) in _NOUNS.items()}
+
+
+class _Nouns(UserDict[str, click.Command]):
+    """The nouns by name, each imported when it is looked up: together they take seconds to import."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        noun = getattr(import_module(f"cohortium.cli.{name}"), _NOUNS[name][0])
+        if isinstance(noun, typer.Typer):
+            return get_group(noun)
+        information = CommandInfo(name, callback=noun)
+        return get_command_from_info(information, pretty_exceptions_short=True, rich_markup_mode=_MARKUP)
+
+
+class _Root(TyperGroup):
+    """Imports the noun that is called and no other, and says that it was stopped, which typer would keep to itself."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Nouns(_LISTED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_LISTED)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """As much of a noun as a list of them shows."""
+        return _LISTED.get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The noun that is called, whole."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else self.commands[name], rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -34,24 +106,14 @@ class _Stoppable(TyperGroup):
 
 app = typer.Typer(
     name="cohortium",
-    cls=_Stoppable,
+    cls=_Root,
     help="Federated customer segmentation under customer-level differential privacy.\n\n"
     "Begin with `cohortium demo`, then `cohortium init` for your own data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=_MARKUP,
 )
-app.command("demo")(demo.demo)
-app.command("init")(init.init)
-app.command("simulate")(simulate.simulate_command)
-app.command("score")(score.score)
-app.command("doctor")(doctor.doctor)
-app.add_typer(data.app)
-app.add_typer(seed.app)
-app.add_typer(audience.app)
-app.add_typer(ledger.app)
-app.add_typer(privacy.app)
 
 
 def _print_version(wanted: bool) -> None:

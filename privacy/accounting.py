@@ -30,11 +30,9 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
-from dp_accounting.dp_event import GaussianDpEvent
-from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
-from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
@@ -216,7 +214,7 @@ def epsilon_by_pld(spend: Spend, delta: float) -> float:
     An independent code path for reports. It is sound for programmes fixed in advance; the ledger never refuses on it.
     The discreteness of the noise is added as in the closed form's second line.
     """
-    return _epsilon_by(PLDAccountant(), spend, delta)
+    return _epsilon_by(_dp_accounting("pld.pld_privacy_accountant").PLDAccountant(), spend, delta)
 
 
 def epsilon_by_rdp(spend: Spend, delta: float) -> float:
@@ -224,14 +222,19 @@ def epsilon_by_rdp(spend: Spend, delta: float) -> float:
 
     The discreteness of the noise is added as in `epsilon_by_pld`.
     """
-    return _epsilon_by(RdpAccountant(), spend, delta)
+    return _epsilon_by(_dp_accounting("rdp.rdp_privacy_accountant").RdpAccountant(), spend, delta)
+
+
+def _dp_accounting(module: str) -> Any:
+    """A module of `dp-accounting`, imported when first asked for: it brings scipy.signal, most of a second."""
+    return import_module(f"dp_accounting.{module}")
 
 
 def _epsilon_by(accountant: Any, spend: Spend, delta: float) -> float:
     """One Gaussian event of the spend's whole mu^2, composed once."""
     slack, epsilon = _RATIO * float(spend.tv * TV_UNIT), 0.0
     if spend.mu2 > 0:
-        accountant.compose(GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
+        accountant.compose(_dp_accounting("dp_event").GaussianDpEvent(1 / math.sqrt(spend.mu_squared)))
         epsilon = float(accountant.get_epsilon(delta * (1 - _KEPT) * math.exp(-slack)))
     epsilon += 2 * slack
     tail = (1 + math.exp(min(epsilon + slack, 700.0))) * _TAIL

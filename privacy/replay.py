@@ -15,12 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-from dp_accounting.dp_event import GaussianDpEvent
-from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
-from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
 
 from cohortium.study.errors import DataError
 
@@ -70,11 +67,11 @@ class Replay:
 
     def epsilon_by_pld(self, delta: float) -> float:
         """The same by the privacy loss distribution, pessimistically discretised."""
-        return self._by(PLDAccountant(), delta)
+        return self._by(_dp_accounting("pld.pld_privacy_accountant").PLDAccountant(), delta)
 
     def epsilon_by_rdp(self, delta: float) -> float:
         """The same by Renyi orders."""
-        return self._by(RdpAccountant(), delta)
+        return self._by(_dp_accounting("rdp.rdp_privacy_accountant").RdpAccountant(), delta)
 
     def _delta(self, epsilon: float) -> float:
         distance = self.tv / _TV_PER_ONE
@@ -97,7 +94,7 @@ class Replay:
         factor = _NEAR * (self.tv / _TV_PER_ONE)
         epsilon = 2 * factor
         if self.mu2:
-            accountant.compose(GaussianDpEvent(math.sqrt(_MU2_PER_ONE / self.mu2)))
+            accountant.compose(_dp_accounting("dp_event").GaussianDpEvent(math.sqrt(_MU2_PER_ONE / self.mu2)))
             epsilon += float(accountant.get_epsilon(delta * float(1 - _KEPT_FOR_TAIL) / math.exp(factor)))
         tail = _FAR * (1 + math.exp(min(epsilon + factor, 700)))
         return epsilon if tail <= delta * float(_KEPT_FOR_TAIL) else math.inf
@@ -274,6 +271,11 @@ def _numbered(
 def _hashed(values: list[Any]) -> str:
     text = json.dumps(values, separators=(",", ":"), ensure_ascii=True)
     return f"sha256:{hashlib.sha256(text.encode('ascii')).hexdigest()}"
+
+
+def _dp_accounting(module: str) -> Any:
+    """A module of `dp-accounting`, imported when an epsilon is first told by it: that takes most of a second."""
+    return import_module(f"dp_accounting.{module}")
 
 
 def _crossing(function: Any, level: float, low: float, high: float) -> float:

@@ -21,13 +21,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict, UserConfig, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY
 from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 from flwr.supercore import telemetry
 from flwr.supercore.run import Run
 
@@ -93,8 +93,9 @@ def run_on_ray(
         "init_args": {"include_dashboard": False, "_node_ip_address": _LOOPBACK},
     }
     with _quiet_environment():
+        simulation = import_module("flwr.simulation")  # half a second, which only this engine needs
         try:
-            run_simulation(server, client, nodes, backend_config=backend)
+            simulation.run_simulation(server, client, nodes, backend_config=backend)
         except Exception as error:
             server.stop()
             if server.error is None:
