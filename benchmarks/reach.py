@@ -266,8 +266,8 @@ def compare_rules(runs: int = 4000) -> dict[str, list[float]]:
     rng, found = np.random.default_rng(13), {}
     print("\nAUC lost by choosing between the default and two others, by the noise of a lead (in thousandths)")
     print(f"{'others better by':>18} {'rule':22}" + "".join(f"{noise:>9}" for noise in noises))
-    for gap in (-0.01, -0.003, 0.0):
-        true = rng.normal(gap, 0.03, (runs, 2))
+    for gap in (-0.02, -0.01, 0.0):
+        true = rng.normal(gap, 0.012, (runs, 2))
         seen = [true + noise * rng.normal(size=true.shape) for noise in noises]
         for rule in ("cohortium", "highest", "lead of one std", "lead of two std", "always the default"):
             row = [_lost(rule, true, each, noise) for each, noise in zip(seen, noises, strict=True)]

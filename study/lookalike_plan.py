@@ -100,10 +100,10 @@ class CampaignShares(Agreed):
         profile: who the audience is, beside everybody eligible; 0 leaves it undescribed.
     """
 
-    features: _Percent = 50
-    embedding: _Percent = 14
+    features: _Percent = 58
+    embedding: _Percent = 8
     contest: _Percent = 6
-    curve: _Percent = 18
+    curve: _Percent = 16
     profile: _Percent = 12
 
     @model_validator(mode="after")
