@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PACKAGE := $(VENV)/.package
+TOOLS := $(VENV)/.tools
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
 export FLWR_TELEMETRY_ENABLED := 0
@@ -20,35 +22,39 @@ help:
 	@echo "make fuzz                every parser of foreign bytes, by mutations; by coverage too where atheris is installed"
 	@echo "make clean               remove what was built"
 
-install: $(STAMP)
+install: $(TOOLS)
 
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(PACKAGE): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch # its CPU build
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $(STAMP)
+	$(PIP) --editable .
+	@touch $@
 
-demo: $(STAMP)
+$(TOOLS): $(PACKAGE)
+	$(PIP) torch # its CPU build
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(PACKAGE)
 	$(BIN)/cohortium demo --out demo-results $(ARGS)
 
-check: $(STAMP)
+check: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP)
+format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP)
+test: $(TOOLS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-bench: $(STAMP)
+bench: $(TOOLS)
 	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|encoder|grid|lookalike|noise|onboarding|reach|rfm_edges|scoring|secure_sum|seeds" && exit 2)
 	$(BIN)/python benchmarks/$(subst -,_,$(TARGET)).py $(ARGS)
 
-fuzz: $(STAMP)
+fuzz: $(TOOLS)
 	$(BIN)/python fuzz/run.py $(ARGS)
 
 clean:
