@@ -226,7 +226,7 @@ def plan_text(study: str, **lines: str) -> str:
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A folder with a contract, customers of three shops, seeds of one, and two plans."""
-    frame, member = people(2400)
+    frame, member = people(6000)
     frame.insert(0, "id", [f"c{row}" for row in range(len(frame))])
     frame["shop"] = np.array(["north", "east", "west"])[np.arange(len(frame)) % 3]
     frame.to_parquet(tmp_path / "customers.parquet")
