@@ -53,7 +53,7 @@ class FederatedLookalike(BaseEstimator):  # type: ignore[misc] # scikit-learn ha
         contract: for a DataFrame: the feature contract; columns are found by the features' names.
         trust, min_institutions, colluders: as in `FederatedKMeans`.
         encoder: settings of the encoder's plan that differ from its defaults, such as {"rounds": 20}.
-        shares: shares of the campaign's plan, all of them, when they differ from its defaults.
+        encoder_shares, campaign_shares: shares of either plan, all of them, when they differ from its defaults.
         random_state: seed of the encoder's first weights and of the split into institutions; never of noise.
 
     Attributes:
@@ -86,7 +86,8 @@ class FederatedLookalike(BaseEstimator):  # type: ignore[misc] # scikit-learn ha
         min_institutions: int | None = None,
         colluders: int = 1,
         encoder: dict[str, Any] | None = None,
-        shares: dict[str, int] | None = None,
+        encoder_shares: dict[str, int] | None = None,
+        campaign_shares: dict[str, int] | None = None,
         random_state: int | None = None,
     ) -> None:
         self.epsilon_encoder = epsilon_encoder
@@ -98,7 +99,8 @@ class FederatedLookalike(BaseEstimator):  # type: ignore[misc] # scikit-learn ha
         self.min_institutions = min_institutions
         self.colluders = colluders
         self.encoder = encoder
-        self.shares = shares
+        self.encoder_shares = encoder_shares
+        self.campaign_shares = campaign_shares
         self.random_state = random_state
 
     def fit(self, X: Any, seed: ArrayLike, *, institutions: int | Sequence[Any] | None = None) -> FederatedLookalike:
@@ -141,6 +143,8 @@ class FederatedLookalike(BaseEstimator):  # type: ignore[misc] # scikit-learn ha
                     node.seeds.add(_SEED, listed, None, node.people)
             settings = {"seed": whole(self.random_state or 0), **(self.encoder or {})}
             first = {**head, "study": "encoder", "epsilon": float(self.epsilon_encoder), "encoder": settings}
+            if self.encoder_shares is not None:
+                first["shares"] = self.encoder_shares
             self.encoder_model_ = _encoder(federation.run(parse_plan(first, place="FederatedLookalike")))
             second = {
                 **head,
@@ -149,8 +153,8 @@ class FederatedLookalike(BaseEstimator):  # type: ignore[misc] # scikit-learn ha
                 "model": self.encoder_model_.digest,
                 "lookalike": {"seed": _SEED},
             }
-            if self.shares is not None:
-                second["shares"] = self.shares
+            if self.campaign_shares is not None:
+                second["shares"] = self.campaign_shares
             self.model_ = _campaign(federation.run(parse_plan(second, place="FederatedLookalike"), self.encoder_model_))
             releases = len(self.encoder_model_.document.releases) + len(self.model_.document.releases)
             self.privacy_spent_ = federation.spent(head["trust"], float(self.delta), releases)
