@@ -212,9 +212,12 @@ def epsilon_by_pld(spend: Spend, delta: float) -> float:
     """The same epsilon by the privacy loss distribution of `dp-accounting`, pessimistically discretised.
 
     An independent code path for reports. It is sound for programmes fixed in advance; the ledger never refuses on it.
-    The discreteness of the noise is added as in the closed form's second line.
+    Losses are rounded up to multiples of mu / 512, which moves epsilon by about a millionth. The discreteness of the
+    noise is added as in the closed form's second line.
     """
-    return _epsilon_by(_dp_accounting("pld.pld_privacy_accountant").PLDAccountant(), spend, delta)
+    grid = math.sqrt(spend.mu_squared) / 512 or 1.0
+    accountant = _dp_accounting("pld.pld_privacy_accountant").PLDAccountant(value_discretization_interval=grid)
+    return _epsilon_by(accountant, spend, delta)
 
 
 def epsilon_by_rdp(spend: Spend, delta: float) -> float:

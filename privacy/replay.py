@@ -67,7 +67,9 @@ class Replay:
 
     def epsilon_by_pld(self, delta: float) -> float:
         """The same by the privacy loss distribution, pessimistically discretised."""
-        return self._by(_dp_accounting("pld.pld_privacy_accountant").PLDAccountant(), delta)
+        grid = math.sqrt(self.mu2 / _MU2_PER_ONE) / 512 or 1.0
+        accountant = _dp_accounting("pld.pld_privacy_accountant").PLDAccountant(value_discretization_interval=grid)
+        return self._by(accountant, delta)
 
     def epsilon_by_rdp(self, delta: float) -> float:
         """The same by Renyi orders."""
