@@ -176,8 +176,10 @@ class Bundle(Document):
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle; `DataError` for one that is unreadable, of another schema, or does not hold together."""
     try:
-        return Bundle.model_validate(json.loads(path.read_bytes()))
+        bundle = Bundle.model_validate(json.loads(path.read_bytes()))
+        bundle.to_bytes()  # an integer that JSON cannot hold exactly has no digest
     except OSError as error:
         raise DataError("cannot be read", place=str(path), fix="check the path") from error
     except (ValueError, RecursionError) as error:
         raise DataError("is not a bundle of this version", place=str(path), fix="export it again") from error
+    return bundle

@@ -61,8 +61,8 @@ class Charter(Document):
     name: _Text
     institutions: Annotated[tuple[Institution, ...], Field(min_length=1)]
     max_epsilon: Annotated[float, Field(strict=True, gt=0, le=50, allow_inf_nan=False)] = MAX_EPSILON
-    min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL)] = MIN_CELL
-    min_customers: Annotated[int, Field(strict=True, ge=1)] = 1000
+    min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL, le=10**6)] = MIN_CELL
+    min_customers: Annotated[int, Field(strict=True, ge=1, le=10**10)] = 1000
     coordinator: Annotated[str, StringConstraints(pattern=_KEY)] | None = None
 
     @model_validator(mode="after")

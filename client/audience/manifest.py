@@ -25,7 +25,7 @@ EXPORT_SCHEMA = "cohortium.audience-export/1"
 
 MANIFEST_FILE = "manifest.json"
 
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
@@ -39,7 +39,7 @@ class ExportedFile(Agreed):
         sha256: digest of the file's bytes.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^(add|remove)-[0-9]{6,12}\.(csv|jsonl|parquet)$")]
     operation: Literal["add", "remove"]
     rows: _Count
     sha256: _Digest
@@ -145,15 +145,22 @@ def read_manifest(folder: Path, *, files: bool = True) -> ExportManifest:
     """
     place = folder.name
     try:
-        manifest = ExportManifest.model_validate(json.loads((folder / MANIFEST_FILE).read_bytes()))
+        manifest = _unchanged((folder / MANIFEST_FILE).read_bytes())
     except OSError as error:
         raise DataError("holds no finished export", place=place, fix="export the audience") from error
-    except (ValueError, RecursionError):  # pydantic's message would repeat what stands there
-        manifest = None
-    if manifest is None or manifest.body_digest() != manifest.digest:
+    if manifest is None:
         raise DataError(f"{MANIFEST_FILE} is not of this version or was changed", place=place, fix="take the original")
     for file in manifest.files if files else ():
         path = folder / file.name
-        if path.parent != folder or not path.is_file() or file_digest(path) != file.sha256:
+        if not path.is_file() or file_digest(path) != file.sha256:
             raise DataError(f"{file.name} is missing or was changed", place=place, fix="take the original")
     return manifest
+
+
+def _unchanged(data: bytes) -> ExportManifest | None:
+    """The manifest, or None when it is of another version or was changed."""
+    try:
+        manifest = ExportManifest.model_validate(json.loads(data))
+        return manifest if manifest.body_digest() == manifest.digest else None
+    except (ValueError, RecursionError):  # pydantic's message would repeat what stands there
+        return None

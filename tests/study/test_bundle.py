@@ -92,6 +92,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an unsafe plan": put(["plan", "trust"], "distributed"),
     "fewer institutions than none": put(["releases", 0, "institutions"], -1),
     "a plan below the house limit": put(["plan", "min_cell"], 10),
+    "an integer beyond JSON's exact ones": put(["releases", 0, "mu2"], 2**53),
 }
 
 

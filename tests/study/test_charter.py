@@ -96,6 +96,8 @@ def test_only_a_simulation_goes_above_the_house_limit() -> None:
         ({"min_cell": MIN_CELL - 1}, "min_cell"),
         ({"min_customers": 0}, "min_customers"),
         ({"min_customers": 1000.0}, "min_customers"),
+        ({"min_customers": 2**53}, "min_customers"),
+        ({"min_cell": 2**53}, "min_cell"),
         ({"coordinator": "AB" * 32}, "coordinator"),
         ({"coordinator": "ab" * 31}, "coordinator"),
         ({"coordinator": 7}, "coordinator"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -37,6 +38,7 @@ from cohortium.client.audience import (
 from cohortium.client.audience.difference import additions, load_held, removals, snapshot_rows, snapshot_schema
 from cohortium.client.audience.work import append, workbench, write_snapshot
 from cohortium.client.onboarding.engine import Engine, Resources
+from cohortium.study.canonical import digest_json
 from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError
 
 ADS = Destination(
@@ -319,6 +321,35 @@ def test_a_changed_folder_is_noticed(house: Any, made: str) -> None:
     manifest.unlink()
     with pytest.raises(DataError, match="holds no finished export"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sequence", 2**60),
+        ("name", "\ud800"),
+        ("created", "\udfff"),
+        ("added", 2**53),
+        ("files", "../add-000001.csv"),
+        ("files", "add-000001.csv\nall is well"),
+        ("files", "a" * 5000),
+        ("files", "\ud800"),
+    ],
+    ids=range(8),
+)
+def test_a_manifest_that_no_export_writes_is_refused_in_one_line(house: Any, made: str, key: str, value: Any) -> None:
+    folder = house.folder / "out"
+    export(house.store, made, folder)
+    raw = json.loads((folder / "manifest.json").read_text())
+    (file,) = raw["files"]
+    raw[key] = [{**file, "name": value}] if key == "files" else value
+    body = {name: each for name, each in raw.items() if name != "digest"}
+    with contextlib.suppress(ValueError):  # what has no canonical JSON has no digest to forge
+        raw["digest"] = digest_json(body)
+    (folder / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=r"manifest\.json is not of this version or was changed") as caught:
+        read_manifest(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_exports_are_for_their_owner_alone(house: Any, made: str) -> None:
