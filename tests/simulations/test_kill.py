@@ -72,13 +72,14 @@ def call_main(*arguments: str) -> int:
 
 
 def child(*arguments: str) -> subprocess.Popen[str]:
-    """A Python process in a process group of its own."""
+    """A Python process in a process group of its own, which SIGINT stops even where this session ignores it."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
