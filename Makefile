@@ -47,6 +47,8 @@ format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# one thread for every worker: as many as there are processors would wait for each other
+test: export OMP_NUM_THREADS := 1
 test: $(TOOLS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
