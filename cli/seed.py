@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cohortium.client.audience import looks_like_audience
-from cohortium.client.lookalike import forecast_list, open_records
+from cohortium.client.lookalike import forecast_list, open_records, refine_list
 from cohortium.client.seeds import SeedList
 
 __all__ = ["app"]
@@ -89,6 +89,9 @@ def list_seeds(node: _Node, as_json: _Json = False) -> None:
         numbers = (f"{n:,}" for n in (counts.listed, counts.matched, counts.consented, counts.allowed))
         table.add_row(entry.name, _state(entry), entry.added_at[:10], *numbers)
     Console(highlight=False, markup=False).print(table if lists else "no seed list")
+    for entry in lists:
+        if entry.origin is not None:
+            typer.echo(f"{entry.name}: refined from '{entry.origin.list}' by the model {entry.origin.model}")
 
 
 @app.command("remove")
@@ -102,6 +105,41 @@ def remove(node: _Node, name: _Name) -> None:
     with open_records(node) as records:
         records.seeds.remove(name)
     typer.echo(f"removed '{name}'")
+
+
+@app.command("refine")
+def refine(
+    node: _Node,
+    name: _Name,
+    model: Annotated[Path, typer.Option(help="Released model of an earlier campaign for customers of this kind.")],
+    new: Annotated[str, typer.Option("--as", metavar="NEW", help="Name of the list to make.")],
+    share: Annotated[
+        float, typer.Option(help="Of the members who do not look like the rest, how many to keep, above 0, at most 1.")
+    ] = 1.0,
+    as_json: _Json = False,
+) -> None:
+    """Make a new list of an old one, without members who look like the rest, and thinned to a share if asked.
+
+    Who looks like the rest is decided by the released model alone, member by member; the draw is by a key that is
+    fresh each time. So state a share in advance: a share tuned to the counts would make members depend on each other.
+    The old list stays as it is. Nothing leaves the node, and nothing is charged. A list of valued customers alone is
+    best used whole: refine a list in which others are mixed, or one that must be short.
+
+    \b
+    Examples:
+      cohortium seed refine state/north vip --model lookalike.safetensors --as vip-clean
+      cohortium seed refine state/north vip --model lookalike.safetensors --as vip-short --share 0.25
+    """
+    with open_records(node) as records:
+        done = refine_list(records, name, model, new, share=share)
+    made = done.refinement
+    if as_json:
+        told = {"name": new, "list": name, "model": done.model, "plan": done.plan, "model_seed": done.seed}
+        typer.echo(json.dumps({**told, **asdict(made), "advice": made.advice()}, indent=2))
+        return
+    for line in made.advice():
+        typer.echo(line)
+    typer.echo(f"kept as '{new}', of '{name}', by a model of customers like '{done.seed}'")
 
 
 @app.command("doctor")
@@ -148,4 +186,5 @@ def _to_json(entry: SeedList) -> dict[str, Any]:
         "added_at": entry.added_at,
         "version": entry.version,
         "counts": asdict(entry.counts),
+        "origin": None if entry.origin is None else asdict(entry.origin),
     }

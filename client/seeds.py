@@ -31,6 +31,7 @@ from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, de
 from cohortium.client.onboarding.cells import text
 from cohortium.client.onboarding.engine import Engine, Resources, quoted
 from cohortium.client.onboarding.sources import OpenSource, open_source, require_columns
+from cohortium.models.seed_choice import SeedRule
 from cohortium.models.seed_doctor import ADVISED_SEEDS, LEAST_SEEDS
 from cohortium.privacy.gate import ConsentView
 from cohortium.privacy.randomness import fresh_key
@@ -39,7 +40,15 @@ from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.validation import suggestion
 
-__all__ = ["MOST_EXPORTED_SHARE", "MOST_SEED_SHARE", "SeedCounts", "SeedList", "SeedStore", "SeedUse"]
+__all__ = [
+    "MOST_EXPORTED_SHARE",
+    "MOST_SEED_SHARE",
+    "SeedCounts",
+    "SeedList",
+    "SeedOrigin",
+    "SeedRefinement",
+    "SeedStore",
+]
 
 MOST_SEED_SHARE = 0.5
 """A list of more than this part of an institution's customers is refused.
@@ -67,6 +76,7 @@ _lists = Table(
     Column("added_at", String, nullable=False),
     Column("removed_at", String, nullable=True),
     Column("counts", LargeBinary, nullable=False),
+    Column("origin", LargeBinary, nullable=True),
 )
 
 _members = Table(
@@ -84,7 +94,6 @@ _uses = Table(
     Column("plan", String, primary_key=True),
     Column("version", String, nullable=False),
     Column("used_at", String, nullable=False),
-    Column("key", LargeBinary, nullable=False),
 )
 
 _salt = Table(
@@ -97,12 +106,12 @@ class SeedCounts:
     """What became of a list, exact. For the operator: it stays at the institution.
 
     Args:
-        listed: lines of the file.
+        listed: lines of the file; of a refined list, members of the one it was made of.
         blank: lines without an id.
         malformed: lines that could not be read.
         duplicate: lines that repeat an id.
         unknown: distinct ids that are no customers here.
-        matched: distinct ids that are.
+        matched: distinct ids that are; of a refined list, those of them who were kept.
         consented: of these, who consented.
         allowed: of these, whom the institution's rules let be seeds.
         consent_checked, policy_checked: whether somebody looked; where not, nobody was taken away.
@@ -124,17 +133,67 @@ class SeedCounts:
         lines = [
             f"{self.listed:,} lines: {self.matched:,} matched, {self.unknown:,} not customers here,"
             f" {self.duplicate:,} repeated, {self.blank:,} blank, {self.malformed:,} unreadable.",
-            f"Consent: {_checked(self.consented, self.consent_checked)}."
-            f" Rules: {_checked(self.allowed, self.policy_checked)}.",
+            self._checks(),
         ]
         if self.unknown > self.matched:
             lines.append("Most ids are not customers here: check the column, leading zeros and prefixes.")
-        if self.allowed < ADVISED_SEEDS:
-            lines.append(
-                f"{self.allowed:,} seeds are fewer than the {ADVISED_SEEDS} advised: ask the seed doctor what the"
-                " plan's noise will leave of them, and list more customers of the same kind if it is too little."
-            )
-        return tuple(lines)
+        return (*lines, *self._few())
+
+    def _checks(self) -> str:
+        return (
+            f"Consent: {_checked(self.consented, self.consent_checked)}."
+            f" Rules: {_checked(self.allowed, self.policy_checked)}."
+        )
+
+    def _few(self) -> tuple[str, ...]:
+        if self.allowed >= ADVISED_SEEDS:
+            return ()
+        return (
+            f"{self.allowed:,} seeds are fewer than the {ADVISED_SEEDS} advised: ask the seed doctor what the"
+            " plan's noise will leave of them, and list more customers of the same kind if it is too little.",
+        )
+
+
+@dataclass(frozen=True)
+class SeedRefinement:
+    """What became of a list that was refined into another, exact. It stays at the institution.
+
+    Args:
+        counts: of the new list.
+        alike: matched members left out because they look like the rest.
+        drawn: matched members left out by the draw.
+    """
+
+    counts: SeedCounts
+    alike: int
+    drawn: int
+
+    def advice(self) -> tuple[str, ...]:
+        """The counts, and when such a list is of use, in plain words, one sentence a line."""
+        counts = self.counts
+        return (
+            f"{counts.listed:,} members: {counts.matched:,} kept, {self.alike:,} left out because they look like the"
+            f" rest, {self.drawn:,} left out by the draw, {counts.unknown:,} no customers any more.",
+            counts._checks(),
+            "A list of valued customers alone is best used whole: take the refined one where strangers are mixed in,"
+            " or where the list must be short.",
+            *counts._few(),
+        )
+
+
+@dataclass(frozen=True)
+class SeedOrigin:
+    """What a refined list was made of.
+
+    Args:
+        list: name of the list it is a part of.
+        version: of that list then.
+        model: digest of the released model whose rule chose the part.
+    """
+
+    list: str
+    version: str
+    model: str
 
 
 @dataclass(frozen=True)
@@ -148,6 +207,7 @@ class SeedList:
         counts: what became of its lines.
         used: whether a plan has used it. It can then be removed, but neither changed nor its name used again.
         removed: whether its members are gone.
+        origin: what it was made of; None for a list that was read from a file.
     """
 
     name: str
@@ -156,19 +216,7 @@ class SeedList:
     counts: SeedCounts
     used: bool
     removed: bool
-
-
-@dataclass(frozen=True)
-class SeedUse:
-    """What binds a plan to a list here.
-
-    Args:
-        version: of the list.
-        key: 32 fresh bytes for this plan and list alone: draws among its members (`models.seed_choice`). Local.
-    """
-
-    version: str
-    key: bytes
+    origin: SeedOrigin | None = None
 
 
 class SeedStore:
@@ -227,15 +275,57 @@ class SeedStore:
         with tempfile.TemporaryDirectory(prefix=".seeds-", dir=self._folder()) as scratch:
             counts, ids = self._read(name, source, column, people, Path(scratch), resources or Resources(threads=1))
         place = f"{name} ({source.name})"
-        _refuse_by_count(counts, len(people), place)
-        if already_exported is not None and already_exported(_as_numpy(ids)) > MOST_EXPORTED_SHARE:
-            raise RefusedError(
-                "most of these customers were exported as an audience before: no lookalike of a lookalike",
-                place=place,
-                fix="list customers whom the institution knows to be valuable by what they did",
-            )
+        _refuse_by_count(
+            counts,
+            len(people),
+            place,
+            "list more customers, and check that the column holds the ids of the customer table",
+        )
+        _refuse_exported(ids, already_exported, place)
         self._write(name, counts, ids, replace)
         return counts
+
+    def refine(
+        self,
+        source: str,
+        name: str,
+        rule: SeedRule,
+        model: str,
+        people: CustomerTable,
+        *,
+        already_exported: Callable[[NDArray[np.str_]], float] | None = None,
+    ) -> SeedRefinement:
+        """Keep the part of a list that a rule chooses as a list of its own: whole, or not at all.
+
+        Who is kept follows from each member's own row and id, from the rule and from a key that is fresh here and then
+        forgotten (`models.seed_choice`): adding or removing a person changes nobody else's membership, and what a
+        campaign promises of the new list is what it promises of any. Nothing leaves the node and nothing is charged.
+
+        Args:
+            source: name of a list that is there, used by a plan or not; it stays as it is.
+            name: of the new list.
+            rule: from `models.seed_choice.seed_rule`.
+            model: digest of the released model that the rule follows from.
+            people: the institution's customer table.
+            already_exported: gives the share of some ids that were exported as an audience.
+
+        Raises:
+            RefusedError: there is no such list; the name is taken; the part breaks a rule that `add` names.
+        """
+        self._check_name(name)
+        known = self._present(source)
+        self._refuse_taken(name, replace=False)
+        listed = people.take(self.mask(source, people))
+        passed, kept = rule.kept(listed, fresh_key())
+        counts = self._counted(
+            listed.take(kept), listed=known.counts.matched, unknown=known.counts.matched - len(listed)
+        )
+        place = f"{name} (of {source})"
+        _refuse_by_count(counts, len(people), place, "keep a larger share, or refine a longer list")
+        ids = pa.array(np.sort(np.asarray(listed.keys[kept], dtype=np.str_)), type=pa.string())
+        _refuse_exported(ids, already_exported, place)
+        self._write(name, counts, ids, replace=False, origin=SeedOrigin(source, known.version, model))
+        return SeedRefinement(counts, int((~passed).sum()), int((passed & ~kept).sum()))
 
     def lists(self) -> tuple[SeedList, ...]:
         """All lists, removed ones too, by name."""
@@ -244,22 +334,22 @@ class SeedStore:
             used = set(connection.execute(select(_uses.c.name)).scalars())
         return tuple(_seed_list(row, row.name in used) for row in rows)
 
-    def use(self, name: str, plan: str) -> SeedUse | None:
+    def use(self, name: str, plan: str) -> str | None:
         """Bind a plan, by its digest, to the list of that name; from now on the list cannot change.
 
         Returns:
-            The same at every call for the same plan, as long as the list is there; None when there is no such list.
+            The list's version, the same at every call for the same plan, as long as the list is there; None when there
+            is no such list.
         """
         with self._store.begin() as connection:
             listed = connection.execute(select(_lists).where(_lists.c.name == name)).first()
             if listed is None or listed.removed_at is not None:
                 return None
             known = connection.execute(select(_uses).where(_uses.c.name == name, _uses.c.plan == plan)).first()
-            if known is not None:
-                return SeedUse(known.version, known.key)
-            row = {"name": name, "plan": plan, "version": listed.version, "used_at": _now(), "key": fresh_key()}
-            connection.execute(insert(_uses).values(**row))
-            return SeedUse(listed.version, row["key"])
+            if known is None:
+                row = {"name": name, "plan": plan, "version": listed.version, "used_at": _now()}
+                connection.execute(insert(_uses).values(**row))
+            return str(listed.version)
 
     def members(self, name: str) -> NDArray[np.str_]:
         """The ids of a list in ascending order, shape (matched,); nobody where there is no such list."""
@@ -280,13 +370,8 @@ class SeedStore:
         Raises:
             RefusedError: there is no such list, or it is removed already.
         """
+        self._present(name)
         with self._store.begin() as connection:
-            rows = connection.execute(select(_lists.c.name, _lists.c.removed_at)).all()
-            present = [row.name for row in rows if row.removed_at is None]
-            if name not in present:
-                raise RefusedError(
-                    "no seed list of that name", place="seeds", fix=suggestion(name, present) if present else "add one"
-                )
             used = connection.execute(select(_uses.c.plan).where(_uses.c.name == name)).first() is not None
             connection.execute(delete(_members).where(_members.c.name == name))
             if used:
@@ -294,6 +379,15 @@ class SeedStore:
                 connection.execute(change)
             else:
                 connection.execute(delete(_lists).where(_lists.c.name == name))
+
+    def _present(self, name: str) -> SeedList:
+        """The list of that name; `RefusedError` when there is none, or its members are gone."""
+        present = {entry.name: entry for entry in self.lists() if not entry.removed}
+        if name not in present:
+            raise RefusedError(
+                "no seed list of that name", place="seeds", fix=suggestion(name, present) if present else "add one"
+            )
+        return present[name]
 
     def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -312,7 +406,9 @@ class SeedStore:
                 "a plan has used this list, which therefore cannot change", place=name, fix="add it under another name"
             )
         if not replace:
-            raise RefusedError("there is a list of this name", place=name, fix="replace it, or choose another name")
+            raise RefusedError(
+                "there is a list of this name", place=name, fix="choose another name, or replace that list"
+            )
 
     def _folder(self) -> Path | None:
         """Where the database is: ids that spill to disk stay as private as the database."""
@@ -354,24 +450,45 @@ class SeedStore:
         )[0]
         rows = engine.column("matching", "SELECT row FROM people SEMI JOIN listed USING (id) ORDER BY id", place)
         malformed = unreadable + _malformed(engine, opened, place)
-        matched = people.take(np.isin(np.arange(len(people)), rows))
-        consented = matched if self._consent is None else self._consent.snapshot(matched)
-        allowed = consented if self._policy is None else self._policy.snapshot(consented)
-        counts = SeedCounts(
+        counts = self._counted(
+            people.take(np.isin(np.arange(len(people)), rows)),
             listed=int(read) + malformed,
             blank=int(blank),
             malformed=malformed,
             duplicate=int(read) - int(blank) - int(distinct),
             unknown=int(distinct) - len(rows),
-            matched=len(rows),
+        )
+        return counts, ids.take(pa.array(rows, type=pa.int64()))
+
+    def _counted(
+        self,
+        matched: CustomerTable,
+        *,
+        listed: int,
+        unknown: int,
+        blank: int = 0,
+        malformed: int = 0,
+        duplicate: int = 0,
+    ) -> SeedCounts:
+        """With how many of the matched consented, and whom the rules let be seeds."""
+        consented = matched if self._consent is None else self._consent.snapshot(matched)
+        allowed = consented if self._policy is None else self._policy.snapshot(consented)
+        return SeedCounts(
+            listed=listed,
+            blank=blank,
+            malformed=malformed,
+            duplicate=duplicate,
+            unknown=unknown,
+            matched=len(matched),
             consented=len(consented),
             allowed=len(allowed),
             consent_checked=self._consent is not None,
             policy_checked=self._policy is not None,
         )
-        return counts, ids.take(pa.array(rows, type=pa.int64()))
 
-    def _write(self, name: str, counts: SeedCounts, ids: pa.Array, replace: bool) -> None:
+    def _write(
+        self, name: str, counts: SeedCounts, ids: pa.Array, replace: bool, origin: SeedOrigin | None = None
+    ) -> None:
         """One transaction. What was checked before reading is checked again inside it."""
         with self._store.begin() as connection:
             salt = connection.execute(select(_salt.c.salt)).scalar()
@@ -380,7 +497,8 @@ class SeedStore:
                 connection.execute(insert(_salt).values(only=1, salt=salt))
             present = connection.execute(select(_lists.c.name).where(_lists.c.name == name)).first() is not None
             used = connection.execute(select(_uses.c.plan).where(_uses.c.name == name)).first() is not None
-            if used or (present and not replace):
+            same = origin is None or _is_there(connection, origin)
+            if used or (present and not replace) or not same:
                 raise RefusedError("the list was changed by another process meanwhile", place=name, fix="try again")
             connection.execute(delete(_lists).where(_lists.c.name == name))
             connection.execute(delete(_members).where(_members.c.name == name))
@@ -390,7 +508,8 @@ class SeedStore:
                 digest.update(len(chunk).to_bytes(8, "big") + chunk)
                 connection.execute(insert(_members).values(name=name, chunk=number, ids=chunk))
             row = {"version": digest.hexdigest(), "added_at": _now(), "counts": canonical_bytes(asdict(counts))}
-            connection.execute(insert(_lists).values(name=name, **row))
+            made_of = None if origin is None else canonical_bytes(asdict(origin))
+            connection.execute(insert(_lists).values(name=name, origin=made_of, **row))
 
     def _chunks(self, name: str) -> Iterator[list[str]]:
         query = select(_members.c.ids).where(_members.c.name == name).order_by(_members.c.chunk)
@@ -448,7 +567,8 @@ def _malformed(engine: Engine, opened: OpenSource, place: str) -> int:
     return int(engine.run("counting", sql, place)[0][0])
 
 
-def _refuse_by_count(counts: SeedCounts, people: int, place: str) -> None:
+def _refuse_by_count(counts: SeedCounts, people: int, place: str, more: str) -> None:
+    """Refuse what teaches nothing; `more` says how to come by more seeds."""
     if counts.malformed > _MOST_MALFORMED * counts.listed:
         raise DataError(
             f"{counts.malformed:,} of {counts.listed:,} lines cannot be read", place=place, fix="export the list again"
@@ -458,7 +578,7 @@ def _refuse_by_count(counts: SeedCounts, people: int, place: str) -> None:
             f"{counts.allowed:,} usable seeds ({counts.matched:,} matched, {counts.unknown:,} not customers here):"
             f" {LEAST_SEEDS} are the least, {ADVISED_SEEDS} are advised",
             place=place,
-            fix="list more customers, and check that the column holds the ids of the customer table",
+            fix=more,
         )
     if counts.matched == people:
         raise RefusedError(
@@ -472,6 +592,21 @@ def _refuse_by_count(counts: SeedCounts, people: int, place: str) -> None:
         )
 
 
+def _refuse_exported(ids: pa.Array, already_exported: Callable[[NDArray[np.str_]], float] | None, place: str) -> None:
+    if already_exported is not None and already_exported(_as_numpy(ids)) > MOST_EXPORTED_SHARE:
+        raise RefusedError(
+            "most of these customers were exported as an audience before: no lookalike of a lookalike",
+            place=place,
+            fix="list customers whom the institution knows to be valuable by what they did",
+        )
+
+
+def _is_there(connection: sa.Connection, origin: SeedOrigin) -> bool:
+    """Whether the list of the origin still has the members that were read."""
+    listed = connection.execute(select(_lists).where(_lists.c.name == origin.list)).first()
+    return listed is not None and listed.removed_at is None and bool(listed.version == origin.version)
+
+
 def _ids_of(people: CustomerTable) -> pa.Array:
     """The people's keys as text."""
     return pa.array(np.asarray(people.keys, dtype=np.str_), type=pa.string())
@@ -483,7 +618,10 @@ def _as_numpy(ids: pa.Array) -> NDArray[np.str_]:
 
 def _seed_list(row: Any, used: bool) -> SeedList:
     counts = SeedCounts(**json.loads(row.counts))
-    return SeedList(row.name, row.version, row.added_at, counts, used=used, removed=row.removed_at is not None)
+    origin = None if row.origin is None else SeedOrigin(**json.loads(row.origin))
+    return SeedList(
+        row.name, row.version, row.added_at, counts, used=used, removed=row.removed_at is not None, origin=origin
+    )
 
 
 def _checked(count: int, checked: bool) -> str:

@@ -8,12 +8,14 @@ from cohortium.client.lookalike.admission import AdmittedModel, admit_model, app
 from cohortium.client.lookalike.forecast import forecast_list
 from cohortium.client.lookalike.reasons import REASONS, contributions, leading_reasons
 from cohortium.client.lookalike.records import NodeRecords, open_records
+from cohortium.client.lookalike.refining import RefinedList, refine_list
 from cohortium.client.lookalike.scoring import ScoredCustomers, score_customers_file
 
 __all__ = [
     "REASONS",
     "AdmittedModel",
     "NodeRecords",
+    "RefinedList",
     "ScoredCustomers",
     "admit_model",
     "approved_plan",
@@ -22,5 +24,6 @@ __all__ = [
     "leading_reasons",
     "load_approved",
     "open_records",
+    "refine_list",
     "score_customers_file",
 ]

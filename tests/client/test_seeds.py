@@ -14,11 +14,16 @@ import sqlalchemy as sa
 
 import cohortium.client.seeds as module
 from cohortium.client.onboarding import Resources
-from cohortium.client.seeds import SeedStore
+from cohortium.client.seeds import SeedOrigin, SeedStore
+from cohortium.models.basis import Basis, Block
+from cohortium.models.features import Rows, on_weight_grid
+from cohortium.models.ranker import Ranker
+from cohortium.models.seed_choice import SeedRule
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import CohortiumError, DataError, RefusedError
 
+MODEL = "sha256:" + "c" * 64
 PLAN, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
 
@@ -171,22 +176,18 @@ def test_a_list_changes_only_until_a_plan_used_it(store: SeedStore, listed: Any)
     with pytest.raises(RefusedError, match="there is a list of this name"):
         store.add("vip", listed(ids(300)), "id", people())
     store.add("vip", listed(ids(300)), "id", people(), replace=True)
-    use = store.use("vip", PLAN)
-    assert use is not None
-    assert use.version == store.lists()[0].version
+    assert store.use("vip", PLAN) == store.lists()[0].version
     with pytest.raises(RefusedError, match="cannot change"):
         store.add("vip", listed(ids(200)), "id", people(), replace=True)
     assert store.mask("vip", people()).sum() == 300
 
 
-def test_a_plan_keeps_its_key_and_another_plan_has_another(store: SeedStore, listed: Any, database: sa.Engine) -> None:
+def test_a_plan_is_bound_to_a_version_and_stays_so(store: SeedStore, listed: Any, database: sa.Engine) -> None:
     store.add("vip", listed(ids(200)), "id", people())
     first, again, other = store.use("vip", PLAN), SeedStore(database).use("vip", PLAN), store.use("vip", OTHER)
-    assert first is not None
-    assert other is not None
-    assert first == again
-    assert len(first.key) == 32
-    assert first.key != other.key
+    assert first == again == other == store.lists()[0].version
+    with database.begin() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM seed_uses")).scalar() == 2
     assert store.use("nothing", PLAN) is None
 
 
@@ -303,3 +304,111 @@ def test_more_lines_than_fit_the_memory_limit_are_read(store: SeedStore, tmp_pat
     pq.write_table(pa.table({"id": pa.concat_arrays([strangers, pa.array(ids(250))])}), path)
     counts = store.add("vip", path, "id", people(), resources=Resources(memory_limit="64MB", threads=1))
     assert (counts.matched, counts.unknown) == (250, 600_000)
+
+
+def rule_from(least: int, share: float = 1.0) -> SeedRule:
+    """Customers from that number on pass, and so many of them stay."""
+    rows = Rows(Basis((Block("x", low=0.0, high=1000.0, degree=1),)), np.zeros(1), 4.0)
+    ranker = Ranker(rows, on_weight_grid(np.array([1.0])))
+    cutoff = float(ranker.scores(people().take(slice(least, least + 1)))[0])
+    return SeedRule(ranker, cutoff, np.empty(0), np.array([share]))
+
+
+def test_a_refined_list_holds_whom_the_rule_keeps_and_says_what_it_was_made_of(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(400)), "id", people())
+    shuffled = people().take(np.random.default_rng(0).permutation(1000))  # type: ignore[arg-type]
+    made = store.refine("vip", "good", rule_from(250), MODEL, shuffled)
+    assert (made.counts.listed, made.counts.matched, made.alike, made.drawn) == (400, 150, 250, 0)
+    assert store.members("good").tolist() == ids(250, 400)
+    assert store.members("vip").tolist() == ids(400)
+    store.add("same", listed(ids(250, 400)), "id", people())
+    entries = {entry.name: entry for entry in store.lists()}
+    assert entries["good"].origin == SeedOrigin("vip", entries["vip"].version, MODEL)
+    assert entries["good"].counts == made.counts
+    assert entries["good"].version == entries["same"].version
+    assert entries["vip"].origin is None
+    assert not entries["good"].used
+
+
+def test_a_draw_is_fresh_each_time_and_its_counts_add_up(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(500)), "id", people())
+    first, second = (store.refine("vip", name, rule_from(100, 0.5), MODEL, people()) for name in ("one", "two"))
+    assert first.alike == 100
+    assert first.alike + first.drawn + first.counts.matched == 500
+    assert abs(first.counts.matched - 200) < 60
+    assert set(store.members("one")) < set(ids(100, 500))
+    assert set(store.members("one")) != set(store.members("two"))
+    assert second.advice()[0].startswith(f"500 members: {second.counts.matched} kept, 100 left out because")
+    assert "best used whole" in " ".join(second.advice())
+    assert "500 advised" in second.advice()[-1]
+
+
+def test_who_is_no_customer_any_more_is_not_kept(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(400)), "id", people())
+    made = store.refine("vip", "good", rule_from(100), MODEL, people().take(slice(50, 1000)))
+    assert (made.counts.unknown, made.alike, made.counts.matched) == (50, 50, 300)
+
+
+def test_consent_and_rules_filter_a_refined_list_too(database: sa.Engine, listed: Any) -> None:
+    store = SeedStore(database, consent=Without(ids(300, 350)), policy=Without(ids(340, 360)))
+    store.add("vip", listed(ids(500)), "id", people())
+    counts = store.refine("vip", "good", rule_from(200), MODEL, people()).counts
+    assert (counts.matched, counts.consented, counts.allowed) == (300, 250, 240)
+    with pytest.raises(RefusedError, match="99 usable seeds"):
+        store.refine("vip", "few", rule_from(401), MODEL, people())
+
+
+def test_a_used_list_and_a_refined_one_can_be_refined(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(400)), "id", people())
+    store.use("vip", PLAN)
+    store.refine("vip", "good", rule_from(100), MODEL, people())
+    store.refine("good", "best", rule_from(200), MODEL, people())
+    assert store.members("best").tolist() == ids(200, 400)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "least", "message"),
+    [
+        ("vips", "good", 0, "no seed list of that name"),
+        ("gone", "good", 0, "no seed list of that name"),
+        ("vip", "vip", 0, "there is a list of this name"),
+        ("vip", "other", 0, "there is a list of this name"),
+        ("vip", "gone", 0, "cannot change"),
+        ("vip", "Good", 0, "not a name"),
+        ("vip", "good", 301, "99 usable seeds"),
+        ("vip", "good", 999, "0 usable seeds"),
+    ],
+)
+def test_a_refinement_that_breaks_a_rule_leaves_everything_as_it_was(
+    store: SeedStore, listed: Any, source: str, name: str, least: int, message: str
+) -> None:
+    for each in ("vip", "other", "gone"):
+        store.add(each, listed(ids(400)), "id", people())
+    store.use("gone", PLAN)
+    store.remove("gone")
+    before = store.lists()
+    with pytest.raises(RefusedError, match=message) as caught:
+        store.refine(source, name, rule_from(least), MODEL, people())
+    assert caught.value.fix
+    assert store.lists() == before
+    assert store.members("other").tolist() == ids(400)
+    assert store.members("good").tolist() == []
+
+
+def test_a_refined_list_of_exported_customers_is_refused(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(400)), "id", people())
+    with pytest.raises(RefusedError, match="no lookalike of a lookalike"):
+        store.refine("vip", "good", rule_from(250), MODEL, people(), already_exported=lambda found: len(found) / 299)
+    assert [entry.name for entry in store.lists()] == ["vip"]
+
+
+def test_a_list_that_changes_while_it_is_refined_is_noticed(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(400)), "id", people())
+
+    def meanwhile(found: Any) -> float:
+        store.add("vip", listed(ids(300)), "id", people(), replace=True)
+        return 0.0
+
+    with pytest.raises(RefusedError, match="changed by another process"):
+        store.refine("vip", "good", rule_from(0), MODEL, people(), already_exported=meanwhile)
+    assert [entry.name for entry in store.lists()] == ["vip"]
