@@ -30,6 +30,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from threadpoolctl import threadpool_limits
 
 from cohortium.study.errors import CohortiumError, Defect
 
@@ -185,6 +186,7 @@ def run_in_process(
     """Runs a server app with the client apps of all institutions in this process.
 
     Flower keeps the identity of the running task in one place per process, so runs from several threads take turns.
+    Linear algebra uses one thread meanwhile: on matrices of some thousand rows more threads mostly wait.
 
     Args:
         server_app: its main function gets an `InProcessGrid`.
@@ -204,7 +206,7 @@ def run_in_process(
     """
     grid = InProcessGrid(client_apps, nodes=nodes, run_config=run_config, node_configs=node_configs, run_id=run_id)
     context = Context(run_id, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config or {}))
-    with _task_of(run_id):
+    with _task_of(run_id), threadpool_limits(limits=1):
         server_app(grid, context)
     return context
 

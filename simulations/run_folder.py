@@ -24,7 +24,6 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from threadpoolctl import threadpool_limits
 
 from cohortium.client.app import make_client_app
 from cohortium.client.node import (
@@ -412,8 +411,7 @@ def run_plan(order: SimulationOrder, begun: Begun, say: Say) -> Released:
             run_on_ray(server, ray_client_app, nodes=len(nodes), node_configs=folders)
         else:
             client = make_client_app(lambda context: opened[int(context.node_config["partition-id"])])
-            with threadpool_limits(limits=1):  # matrices of some thousand rows: more threads would mostly wait
-                run_in_process(server, client, nodes=len(nodes))
+            run_in_process(server, client, nodes=len(nodes))
     finally:
         database.dispose()
     if len(delivered) != 1:
