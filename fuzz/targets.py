@@ -15,17 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import files
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from sqlalchemy import create_engine
 
+from cohortium.models.studies import phases
 from cohortium.privacy.secure_sum import Aggregator, Participant, SqlOnceStore, SumRun, messages
 from cohortium.study.bundle import load_bundle
 from cohortium.study.charter import parse_charter
 from cohortium.study.contract import parse_contract
 from cohortium.study.document import parse_toml
 from cohortium.study.errors import CohortiumError, DataError, PlanError, RefusedError
+from cohortium.study.model import EncoderModel, LookalikeModel
+from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 from cohortium.study.question import Question, Release, SumMessage, parse_question_request, reply_kind
 
@@ -161,7 +165,8 @@ def _bundle(data: bytes) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bundle.json"
         path.write_bytes(data)
-        return _parsed(lambda: load_bundle(path), DataError) is not None
+        bundle = _parsed(lambda: load_bundle(path), DataError)
+        return bundle is not None and bool(bundle.digest)
 
 
 def _bundle_seeds() -> list[bytes]:
@@ -172,24 +177,45 @@ def _bundle_seeds() -> list[bytes]:
 def _toml(parse: Callable[[dict[str, Any], str], Any]) -> Callable[[bytes], bool]:
     def feed(data: bytes) -> bool:
         text = data.decode(errors="replace")
-        return _parsed(lambda: parse(parse_toml(text, "fuzz", PlanError), "fuzz"), PlanError) is not None
+        document = _parsed(lambda: parse(parse_toml(text, "fuzz", PlanError), "fuzz"), PlanError)
+        return document is not None and bool(document.digest)
 
     return feed
 
 
 def _contract(data: bytes) -> bool:
-    return _parsed(lambda: parse_contract(data.decode(errors="replace"), "fuzz"), CohortiumError) is not None
+    contract = _parsed(lambda: parse_contract(data.decode(errors="replace"), "fuzz"), CohortiumError)
+    return contract is not None and bool(contract.digest)
 
 
 def _files(pattern: str) -> Callable[[], list[bytes]]:
     return lambda: [path.read_bytes() for path in sorted((_ROOT / "simulations").rglob(pattern))]
 
 
+def _plan(raw: dict[str, Any], place: str) -> Plan:
+    """A plan that is read from TOML, and again from its own JSON, as a node does that approved it."""
+    plan = parse_plan(raw, place)
+    if parse_plan(json.loads(plan.to_bytes()), place) != plan:
+        raise AssertionError("a plan that is not its own serialisation")
+    if sum(phase.share for phase in phases(plan)) != 1:
+        raise AssertionError("a plan whose phases do not add up")
+    return plan
+
+
 def _plan_seeds() -> list[bytes]:
-    """The plans that come with the package, as they are once the contract's digest stands in them."""
-    return [
-        re.sub(rb'(?m)^contract = ".*"', b'contract = "%s"' % _DIGEST.encode(), seed) for seed in _files("*plan.toml")()
-    ]
+    """The plans that come with the package, as they are once the digests of contract and encoder stand in them."""
+    named = b'contract = "%s"\n' % _DIGEST.encode(), b'model = "%s"\n' % _DIGEST.encode()
+    seeds = []
+    for text in _files("*plan.toml")():
+        bare = re.sub(rb'(?m)^(contract|model) = ".*"\n', b"", text)
+        seeds.append(named[0] + (named[1] if b'study = "lookalike"' in bare else b"") + bare)
+    return [*seeds, *(_with_locks(seed) for seed in seeds if b'"wide"' in seed)]
+
+
+def _with_locks(seed: bytes) -> bytes:
+    """A campaign's plan with all that a campaign can ask for."""
+    locks = b'locks = [{measure = "lift", at_least = 1.5}, {measure = "people", at_most = 9000}]'
+    return seed.replace(b"share = 0.2}", locks + b"}") + b"bins = 5\nsteps = 1\nbefore = {narrow = 900.0, wide = 5e3}\n"
 
 
 def _charter_seeds() -> list[bytes]:
@@ -222,7 +248,16 @@ TARGETS = {f"sum-{kind.__name__}": Target(_message(kind), _sum_seeds(kind.__name
     "question": Target(_question, _question_seeds),
     "reply": Target(_reply, lambda: [b"\x47" + _DIGEST.encode() + Array(np.arange(1)).data]),
     "bundle": Target(_bundle, _bundle_seeds),
-    "plan": Target(_toml(lambda raw, place: parse_plan(raw, place)), _plan_seeds),
+    "encoder-file": Target(files.read_model(EncoderModel), files.signed_model(EncoderModel)),
+    "encoder-parts": Target(files.read_model_parts(EncoderModel), files.model_parts(EncoderModel)),
+    "lookalike-file": Target(files.read_model(LookalikeModel), files.signed_model(LookalikeModel)),
+    "lookalike-parts": Target(files.read_model_parts(LookalikeModel), files.model_parts(LookalikeModel)),
+    "seed-list": Target(files.read_seed_list, files.seed_lists),
+    "suppression-list": Target(files.read_list, files.id_lists),
+    "contacts": Target(files.read_contacts, files.contacts_seeds),
+    "scores": Target(files.read_scores, files.scores_seeds),
+    "manifest": Target(files.read_manifest_file, files.manifest_seeds),
+    "plan": Target(_toml(_plan), _plan_seeds),
     "charter": Target(_toml(lambda raw, place: parse_charter(raw, place)), _charter_seeds),
     "contract": Target(_contract, _files("*contract.toml")),
 }
