@@ -6,15 +6,16 @@ Released once with an encoder; every campaign starts from it, so that a campaign
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.models.features import ROW_UNIT, Rows, on_weight_grid, rows_from_parts
-from cohortium.privacy.query import SCALE, Contribution, Outer, QuerySpec, quantise
+from cohortium.privacy.query import SCALE, Contribution, Outer, QuerySpec, SumQuery, quantise
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import RefusedError
 
@@ -27,6 +28,7 @@ __all__ = [
     "frame_from_parts",
     "make_frame",
     "read_row_moments",
+    "rebuilt",
 ]
 
 CONSTANT = 0.15
@@ -34,6 +36,20 @@ CONSTANT = 0.15
 
 _POWER = 0.35
 _LEAST = 1e-3
+
+_Query = TypeVar("_Query", bound=SumQuery)
+
+
+def rebuilt(spec: QuerySpec, make: Callable[[object, Mapping[str, NDArray[np.float64]]], _Query], name: str) -> _Query:
+    """The query that `make` builds of a spec's features and arrays.
+
+    `RefusedError` when `make` refuses them, and when the query's own spec would have other scalars or arrays.
+    """
+    if set(spec.scalars) == {"features"}:
+        query = make(spec.scalars["features"], spec.arrays)
+        if set(query.spec().arrays) == set(spec.arrays):
+            return query
+    raise RefusedError(f"malformed {name} question")
 
 
 @dataclass(frozen=True)
@@ -78,12 +94,7 @@ class RowMomentsQuery:
     @classmethod
     def from_spec(cls, spec: QuerySpec) -> RowMomentsQuery:
         """Rebuild strictly; `RefusedError` for anything `spec` would not have written."""
-        if set(spec.scalars) != {"features"}:
-            raise RefusedError("malformed moments question")
-        query = cls(rows_from_parts(spec.scalars["features"], spec.arrays))
-        if set(query.spec().arrays) != set(spec.arrays):
-            raise RefusedError("malformed moments question")
-        return query
+        return rebuilt(spec, lambda features, arrays: cls(rows_from_parts(features, arrays)), "moments")
 
 
 @dataclass(frozen=True)
@@ -196,9 +207,4 @@ class FrameSumQuery:
     @classmethod
     def from_spec(cls, spec: QuerySpec) -> FrameSumQuery:
         """Rebuild strictly; `RefusedError` for anything `spec` would not have written."""
-        if set(spec.scalars) != {"features"}:
-            raise RefusedError("malformed frame question")
-        query = cls(frame_from_parts(spec.scalars["features"], spec.arrays))
-        if set(query.spec().arrays) != set(spec.arrays):
-            raise RefusedError("malformed frame question")
-        return query
+        return rebuilt(spec, lambda features, arrays: cls(frame_from_parts(features, arrays)), "frame")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.models.features import exact_product, on_weight_grid
-from cohortium.models.row_moments import Frame, frame_from_parts
+from cohortium.models.row_moments import Frame, frame_from_parts, rebuilt
 from cohortium.models.rows import SEED
 from cohortium.models.sigmoid import sigmoid
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, quantise, unit_scale
@@ -67,12 +68,7 @@ class SeedSumQuery:
     @classmethod
     def from_spec(cls, spec: QuerySpec) -> SeedSumQuery:
         """Rebuild strictly; `RefusedError` for anything `spec` would not have written."""
-        if set(spec.scalars) != {"features"}:
-            raise RefusedError("malformed seed question")
-        query = cls(frame_from_parts(spec.scalars["features"], spec.arrays))
-        if set(query.spec().arrays) != set(spec.arrays):
-            raise RefusedError("malformed seed question")
-        return query
+        return rebuilt(spec, lambda features, arrays: cls(frame_from_parts(features, arrays)), "seed")
 
 
 @dataclass(frozen=True)
@@ -121,13 +117,13 @@ class SeedGradientQuery:
     @classmethod
     def from_spec(cls, spec: QuerySpec) -> SeedGradientQuery:
         """Rebuild strictly; `RefusedError` for anything `spec` would not have written."""
-        weights = spec.arrays.get("weights")
-        if set(spec.scalars) != {"features"} or weights is None:
+        return rebuilt(spec, cls._from_parts, "gradient")
+
+    @classmethod
+    def _from_parts(cls, features: object, arrays: Mapping[str, NDArray[np.float64]]) -> SeedGradientQuery:
+        frame, weights = frame_from_parts(features, arrays), arrays.get("weights")
+        if weights is None or weights.shape != (frame.rows.width + 1,):
             raise RefusedError("malformed gradient question")
-        frame = frame_from_parts(spec.scalars["features"], spec.arrays)
-        if weights.shape != (frame.rows.width + 1,) or not np.array_equal(on_weight_grid(weights), weights):
+        if not np.array_equal(on_weight_grid(weights), weights):
             raise RefusedError("malformed gradient question")
-        query = cls(frame, weights[:-1], float(weights[-1]))
-        if set(query.spec().arrays) != set(spec.arrays):
-            raise RefusedError("malformed gradient question")
-        return query
+        return cls(frame, weights[:-1], float(weights[-1]))

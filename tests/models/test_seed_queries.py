@@ -15,7 +15,7 @@ from cohortium.models.catalogue import build_query
 from cohortium.models.encoder import Encoder, encoder_shapes
 from cohortium.models.encoder import on_weight_grid as on_encoder_grid
 from cohortium.models.features import Rows, on_weight_grid
-from cohortium.models.row_moments import Frame
+from cohortium.models.row_moments import Frame, FrameSumQuery, RowMomentsQuery
 from cohortium.models.rows import SEED
 from cohortium.models.seed_queries import SEED_COUNT, SeedGradientQuery, SeedSumQuery
 from cohortium.models.sigmoid import sigmoid
@@ -179,6 +179,24 @@ def test_parameters_out_of_range_are_refused(scalars: dict[str, Any], arrays: di
     assert build_query(spec).bound_squared == gradient_query().bound_squared
     with pytest.raises(RefusedError):
         build_query(QuerySpec(spec.kind, {**spec.scalars, **scalars}, {**spec.arrays, **arrays}))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [RowMomentsQuery(ROWS), FrameSumQuery(frame()), SeedSumQuery(frame()), gradient_query()],
+    ids=["moments", "frame", "seed", "gradient"],
+)
+def test_a_question_has_the_parts_of_its_kind_and_no_others(query: Any) -> None:
+    spec = query.spec()
+    assert type(build_query(spec)) is type(query)
+    for scalars, arrays in (
+        ({**spec.scalars, "more": 1}, spec.arrays),
+        ({}, spec.arrays),
+        (spec.scalars, {**spec.arrays, "more": np.zeros(5)}),
+        *((spec.scalars, {key: array for key, array in spec.arrays.items() if key != name}) for name in spec.arrays),
+    ):
+        with pytest.raises(RefusedError):
+            build_query(QuerySpec(spec.kind, scalars, arrays))
 
 
 def test_a_frame_of_an_embedding_is_read_from_the_wire_whole() -> None:
