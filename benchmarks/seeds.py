@@ -16,6 +16,7 @@ refines, of which both ways of paying are shown:
 
 - "chosen": it comes from an earlier wave of the same epsilon on the whole list, paid then. That earlier model, free by
   now, is shown too ("whole list"): it is what a campaign on the whole list finds.
+- "all who pass": the same, not thinned. "Drawn without bands": thinned alike, not crowded bands first.
 - "chosen, model paid here": 30% of this budget's mu^2 for a campaign on the whole list, and 70% for the chosen.
 
 Checked: of a list with 30% others, the chosen part beats the random one by two standard errors, each setting. Ten

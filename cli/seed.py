@@ -122,8 +122,8 @@ def refine(
 
     Who looks like the rest is decided by the released model alone, member by member; the draw is by a key that is
     fresh each time. So state a share in advance: a share tuned to the counts would make members depend on each other.
-    The old list stays as it is. Nothing leaves the node, and nothing is charged. A list of valued customers alone is
-    best used whole: refine a list in which others are mixed, or one that must be short.
+    The old list stays as it is. Nothing leaves the node, and nothing is charged. A list is best used whole, even with
+    strangers in it: refine one that must be short, or must not hold strangers.
 
     \b
     Examples:

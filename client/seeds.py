@@ -175,8 +175,8 @@ class SeedRefinement:
             f"{counts.listed:,} members: {counts.matched:,} kept, {self.alike:,} left out because they look like the"
             f" rest, {self.drawn:,} left out by the draw, {counts.unknown:,} no customers any more.",
             counts._checks(),
-            "A list of valued customers alone is best used whole: take the refined one where strangers are mixed in,"
-            " or where the list must be short.",
+            "A list is best used whole, in what was measured even with 30% strangers in it: take the refined one where"
+            " the list must be short, or must not hold strangers.",
             *counts._few(),
         )
 

@@ -19,8 +19,9 @@ post-processing of a paid release. A share is asked for rather than a number of 
 on average, m of this list would depend on everybody in it, and one person's leaving would change another's membership.
 
 What it is good for (benchmarks/seeds.py measures it): a list that must not be used whole and whose people are not all
-valued customers. Where nothing caps the seed, nothing should be thinned: the noise of a sum does not grow with the
-number of people in it.
+valued customers. Where nothing caps the seed, nothing should be left out: the noise of a sum does not grow with the
+number of people in it, and whole lists ranked best, with 30% strangers too. Thinning crowded bands first ranked no
+better and no worse than thinning everybody alike.
 """
 
 from __future__ import annotations
