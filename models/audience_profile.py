@@ -85,7 +85,11 @@ def read_profile(
 ) -> tuple[AudienceShare, ...]:
     """The profile from a noisy answer, in units of 1.0.
 
-    Empty when either group is below the minimum cell; a category of fewer members than that is left out.
+    Empty when either group is below the minimum cell; a category of fewer members than that, by the noisy count, is
+    left out. No second category is left out to hide the first (complementary suppression): the whole answer is one
+    release that was charged, so that nothing computed from it reveals more of a person than its price says. What the
+    other categories leave of a group is no exact figure either: its noise is that of the group's size and of all the
+    others together, more than the category's own.
     """
     inside, outside = values.reshape(2, -1)
     both, both_std = inside + outside, std * math.sqrt(2.0)

@@ -230,6 +230,17 @@ def test_categories_that_differ_are_indexed_the_rest_is_said_to_be_noise_or_supp
     assert re.search(r"monetary \(EUR\).*?5,120.*?1,89\d.*?higher", html)
 
 
+def test_categories_that_the_campaign_left_out_are_listed_as_suppressed() -> None:
+    summary = Campaign().build()
+    rows = [row.model_dump(mode="json") for row in summary.campaign.profile]
+    left = [row for row in rows if (row["feature"], row["level"]) != ("main_product", 0)]
+    assert len(left) == len(rows) - 1
+    html = render_lookalike_report(remade(summary, (("campaign", "profile"), left)))
+    (row,) = re.findall(r"<tr><th scope=\"row\"[^>]*>main product: current account.*?</tr>", html)
+    assert row.count("suppressed") == 3
+    assert "what they leave is not the share of a suppressed category" in re.sub(r"\s+", " ", html)
+
+
 def test_many_figures_need_more_than_an_interval_apart() -> None:
     """Intervals of one figure that just miss each other are no difference when thirteen are looked at."""
     summary, path = Campaign().build(), ("campaign", "profile", 2, "audience")

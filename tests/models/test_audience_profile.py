@@ -200,3 +200,11 @@ def test_a_category_of_fewer_members_than_the_minimum_is_left_out() -> None:
     for min_cell, wanted in ((members[rarest], {0, 1, 2}), (members[rarest] + 1, {0, 1, 2} - {rarest})):
         shown = {row.level for row in read_profile(QUERY, sums(), 0.0, min_cell - 0.5) if row.feature == "plan"}
         assert shown == wanted
+
+
+def test_what_the_others_leave_of_a_group_is_noisier_than_the_category_itself() -> None:
+    """Why no second category has to be left out beside one that is too small."""
+    shares = np.array([[row.audience.value for row in profile[1:4]] for profile in released(8.0, 400)])
+    left = 1.0 - shares[:, :2].sum(axis=1)
+    size = math.sqrt(2.0**2 + 2 * len(BASIS.blocks)) / math.sqrt(len(BASIS.blocks))  # in units of a category's noise
+    assert left.std() / shares[:, 2].std() == pytest.approx(size, rel=0.15)

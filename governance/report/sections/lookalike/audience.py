@@ -54,10 +54,18 @@ def audience(summary: LookalikeSummary) -> Iterator[Html]:
         f"(95%); the others are marked '{_WITHIN}'."
     )
     wide = _widening(len(profile))
-    categories = [_category(summary, row, wide) for row in profile if row.level is not None]
+    told = [_category(summary, row, wide) for row in profile if row.level is not None]
+    categories = [*told, *_left_out(summary)]
     numbers = [row for row in profile if row.level is None]
     if categories:
         yield from _categories([found for found in categories if isinstance(found, _Category)], categories)
+        yield paragraph(
+            f"A suppressed category has fewer than {summary.campaign.plan.min_cell:,} people by the noisy count, in "
+            "the audience or among the eligible; that does not mean that it is empty. Every share has noise of its "
+            "own: those of a feature need not add up to 100%, and what they leave is not the share of a suppressed "
+            "category.",
+            note=True,
+        )
     if numbers:
         yield _numbers(summary, numbers, wide)
         yield paragraph(
@@ -103,7 +111,7 @@ def _ends(found: Measured, wide: float) -> tuple[float, float]:
 
 def _category(summary: LookalikeSummary, row: AudienceShare, wide: float) -> _Category | str:
     """What may be told about a category; its name alone when it stands for too few people."""
-    name = _name(summary, row)
+    name = _name(summary, row.feature, row.level or 0)
     curve, min_cell = summary.campaign.curve, summary.campaign.plan.min_cell
     point = next(level.point for level in curve.levels if level.name == summary.campaign.level)
     people = 0.0 if point is None else point.people.value
@@ -119,10 +127,19 @@ def _category(summary: LookalikeSummary, row: AudienceShare, wide: float) -> _Ca
     return _Category(name, row, index, surely)
 
 
-def _name(summary: LookalikeSummary, row: AudienceShare) -> str:
-    categories = summary.contract.feature(row.feature).categories
-    level = row.level or 0
-    return f"{label(row.feature)}: {categories[level] if level < len(categories) else 'not known'}"
+def _left_out(summary: LookalikeSummary) -> Iterator[str]:
+    """Names of the categories that the campaign measured and released no share of."""
+    released = {(row.feature, row.level) for row in summary.campaign.profile}
+    for feature in summary.campaign.features:
+        categories = summary.contract.feature(feature).categories
+        for level in range(len(categories) + 1 if categories else 0):
+            if (feature, level) not in released:
+                yield _name(summary, feature, level)
+
+
+def _name(summary: LookalikeSummary, feature: str, level: int) -> str:
+    categories = summary.contract.feature(feature).categories
+    return f"{label(feature)}: {categories[level] if level < len(categories) else 'not known'}"
 
 
 def _index(name: str, row: AudienceShare) -> IndexRow | None:
