@@ -86,11 +86,12 @@ def preview_levels(
     """
     with open_records(node) as records:
         levels = _levels(records, scores, model, level or [], cutoff or [])
+        hidden = {} if model is None or level or cutoff else _model_of(records, scores, model).suppressed
         told = preview(scores, levels, min_cell=_min_cell(records, scores), suppression=_lists(suppress, column))
     if as_json:
-        typer.echo(json.dumps(_preview_json(told), indent=2))
+        typer.echo(json.dumps(_preview_json(told, hidden), indent=2))
     else:
-        _print_preview(told)
+        _print_preview(told, hidden)
 
 
 @app.command("create")
@@ -291,6 +292,9 @@ def _levels(
             raise DataError("levels come from the model", place="--model", fix="give it, or cut-offs alone")
         return [custom_level(cutoff) for cutoff in cutoffs]
     admitted = _model_of(records, scores, model)
+    if not (names or cutoffs or admitted.levels):
+        why = "; ".join(dict.fromkeys(admitted.suppressed.values())) or "it released none"
+        raise RefusedError(f"the campaign has no level to offer: {why}", place=str(model), fix="give a cut-off")
     named = [admitted.level(name) for name in names] if names or cutoffs else list(admitted.levels)
     return named + [custom_level(cutoff) for cutoff in cutoffs]
 
@@ -335,23 +339,26 @@ def _refuse_with_removal(contacts: Path | None, column: list[str] | None, callin
         )
 
 
-def _preview_json(told: Preview) -> dict[str, Any]:
+def _preview_json(told: Preview, hidden: dict[str, str]) -> dict[str, Any]:
     return {
         "model": told.model,
         "plan": told.plan,
         "expires": told.expires.isoformat(),
         "levels": [{**asdict(each.level), "size": str(each.size)} for each in told.levels],
+        "suppressed": hidden,
         "out": {"seed": told.seed, "suppressed": told.suppressed, "not_allowed": told.not_allowed},
         "lists": [_match_json(match) for match in told.lists],
     }
 
 
-def _print_preview(told: Preview) -> None:
+def _print_preview(told: Preview, hidden: dict[str, str]) -> None:
     table = Table("level", "from score", "reach of all", "customers here", box=None, pad_edge=False)
     for each in told.levels:
         reach = f"{each.level.reach:.1%}" if each.level.reach is not None else "-"
         table.add_row(each.level.name, f"{each.level.cutoff:.6g}", reach, str(each.size))
     Console(highlight=False, markup=False).print(table)
+    for why in dict.fromkeys(hidden.values()):
+        typer.echo(f"suppressed by the campaign: {', '.join(name for name in hidden if hidden[name] == why)}: {why}")
     typer.echo(f"left out: seeds {told.seed}, suppressed {told.suppressed}, not allowed {told.not_allowed}")
     _print_matches(told.lists)
     typer.echo(f"of use until {told.expires}")

@@ -12,6 +12,7 @@ import typer
 from cohortium.cli.data import named_sources
 from cohortium.cli.progress import progress_printer
 from cohortium.governance.report import LookalikeSummary, RunSummary, size_band
+from cohortium.models.levels import why_suppressed
 from cohortium.simulations.lookalike_study import (
     ENCODER_FILE,
     LOOKALIKE_FILE,
@@ -161,9 +162,11 @@ def print_campaign(summary: LookalikeSummary, out: Path, *, as_json: bool) -> No
     campaign = summary.campaign
     typer.echo("")
     typer.echo(f"customers like the seed '{campaign.plan.lookalike.seed}', ranked by {campaign.choice.ranker}")
+    targets = {target.name: target for target in campaign.plan.lookalike.targets}
     for level in campaign.curve.levels:
         if level.point is None:
-            typer.echo(f"  {level.name:<10} suppressed")
+            why = why_suppressed(campaign.curve, targets.get(level.name), campaign.plan.min_cell)
+            typer.echo(f"  {level.name:<10} suppressed: {why}")
             continue
         people = level.point.people
         band = size_band(people.value, (people.high - people.low) / 3.92)

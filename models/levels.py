@@ -22,7 +22,7 @@ from cohortium.models.validation import Dilution, Estimate, Validation
 from cohortium.study.errors import PlanError
 from cohortium.study.reach import STANDARD_LEVELS, CurvePoint, LevelTarget, Lock, Measured, ReachCurve, ReachLevel
 
-__all__ = ["PROTECTION", "reach_curve"]
+__all__ = ["PROTECTION", "reach_curve", "why_suppressed"]
 
 PROTECTION = (0.9, 1.1)
 """A level's reach over its reach before the refit is kept within these."""
@@ -69,6 +69,30 @@ def reach_curve(
     places = {target.name: (target.share or 0.0) * choice.reach[-1] for target in targets}
     levels.sort(key=lambda level: places[level.name] if level.point is None else level.point.people.value)
     return ReachCurve(eligible=choice.everybody, points=tuple(points.values()), levels=tuple(levels))
+
+
+def why_suppressed(curve: ReachCurve, target: LevelTarget | None, min_cell: int) -> str:
+    """Why a level is suppressed, in words for people, from what was released alone.
+
+    Args:
+        curve: as released.
+        target: what the plan asks of the level; None where it does not say.
+        min_cell: the plan's.
+    """
+    fewer, apart = f"fewer than {min_cell:,} people", f"less than {min_cell:,} people apart from another level"
+    if curve.eligible is None:
+        return f"{fewer} are eligible"
+    if target is None or target.share is None:
+        return f"{fewer}, or {apart}"
+    wanted = target.share * curve.eligible.value
+    if wanted < min_cell:
+        return fewer
+    if curve.eligible.value - wanted < min_cell:
+        return f"{fewer} would be left out"
+    shown = [level.point.people.value for level in curve.levels if level.point is not None]
+    if any(abs(wanted - people) < min_cell for people in shown):
+        return apart
+    return "no cut-off of the score is surely near it"
 
 
 def _level(name: str, point: CurvePoint | None, before: float | None) -> ReachLevel:

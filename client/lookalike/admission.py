@@ -17,6 +17,7 @@ from cohortium.client.audience.levels import Level
 from cohortium.client.lookalike.records import NodeRecords
 from cohortium.client.store import Approval
 from cohortium.models.basis import Basis
+from cohortium.models.levels import why_suppressed
 from cohortium.models.ranker import Ranker
 from cohortium.models.released import read_ranker
 from cohortium.study.contract import Contract
@@ -53,6 +54,17 @@ class AdmittedModel:
             if level.point is not None
         )
 
+    @property
+    def suppressed(self) -> dict[str, str]:
+        """The campaign's other levels, each with the reason why it is suppressed."""
+        document = self.model.document
+        targets = {target.name: target for target in document.plan.lookalike.targets}
+        return {
+            level.name: why_suppressed(document.curve, targets.get(level.name), document.plan.min_cell)
+            for level in document.curve.levels
+            if level.point is None
+        }
+
     def level(self, name: str) -> Level:
         """The level of that name.
 
@@ -63,9 +75,9 @@ class AdmittedModel:
         shown = {level.name: level for level in self.levels}
         if name in shown:
             return shown[name]
-        if any(level.name == name for level in self.model.document.curve.levels):
+        if name in self.suppressed:
             raise RefusedError(
-                f"the campaign suppressed '{name}': too few people, or a lock that did not hold",
+                f"the campaign suppressed '{name}': {self.suppressed[name]}",
                 place=place,
                 fix=f"use one of {', '.join(shown)}" if shown else "run the campaign again, or give a cut-off",
             )

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cohortium.cli.main import main
-from cohortium.client.lookalike import open_records, score_customers_file
+from cohortium.client.lookalike import AdmittedModel, open_records, score_customers_file
 from cohortium.client.node import NodeIdentity, create_node
 from cohortium.client.onboarding import onboard, parse_source
 from cohortium.client.onboarding.store import load_customer_table
@@ -382,6 +382,24 @@ class TestAudience:
         assert "custom" in shown.out
         assert "broad" not in shown.out
         assert cohortium("audience", "list", "node").out == "no audience\n"
+
+    def test_a_preview_names_what_the_campaign_suppressed_and_why(
+        self, scored: Path, cohortium: Callable[..., Outcome]
+    ) -> None:
+        words = ("audience", "preview", "node", *SCORES, *MODEL)
+        (why,) = cohortium(*words, "--json").json["suppressed"].values()
+        assert why == "fewer than 100 people are eligible"
+        assert f"suppressed by the campaign: tiny: {why}" in cohortium(*words).out
+        assert "tiny" not in cohortium(*words, "--level", "broad").out
+        assert_mistake(cohortium(*words, "--level", "tiny"), f"the campaign suppressed 'tiny': {why}")
+
+    def test_a_campaign_that_suppressed_every_level_says_why(
+        self, scored: Path, cohortium: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(AdmittedModel, "levels", ())
+        words = ("audience", "preview", "node", *SCORES, *MODEL)
+        assert_mistake(cohortium(*words), "no level to offer: fewer than 100 people are eligible")
+        assert "custom" in cohortium(*words, "--cutoff", "-99").out
 
     def test_a_cutoff_needs_no_model(self, scored: Path, cohortium: Callable[..., Outcome]) -> None:
         words = ("audience", "preview", "node", *SCORES)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from cohortium.cli.simulate import print_campaign
 from cohortium.governance.report import (
     ExportBand,
     LookalikeSummary,
@@ -208,6 +209,20 @@ def test_every_level_has_its_row() -> None:
         assert f"{written(level.point.relevance, 100)}%" in row
         assert ("(chosen)" in row) == (level.name == "balanced")
         assert ("0.9\N{EN DASH}1.1" in row) == (level.name == "balanced")
+
+
+def test_a_suppressed_level_has_its_reason_in_the_report_and_on_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    summary = replace(Campaign(), bins=25).build()
+    rows = re.findall(r"<tr><th scope=\"row\".*?</tr>", render_lookalike_report(summary))
+    print_campaign(summary, tmp_path, as_json=False)
+    said = dict(re.findall(r"^  (\S+) +suppressed: (.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert set(said) == {level.name for level in summary.campaign.curve.levels if level.point is None}
+    assert said
+    for name, why in said.items():
+        (row,) = (row for row in rows if f">{name}<" in row)
+        assert f"<small>{why}</small>" in row
 
 
 def test_categories_that_differ_are_indexed_the_rest_is_said_to_be_noise_or_suppressed() -> None:

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from cohortium.models.basis import Basis, Block
 from cohortium.models.contest import ContestQuery, choose_ranker, percentile_noise, percentiles, read_contest
 from cohortium.models.features import Rows, on_weight_grid
-from cohortium.models.levels import PROTECTION, reach_curve
+from cohortium.models.levels import PROTECTION, reach_curve, why_suppressed
 from cohortium.models.ranker import Ranker
 from cohortium.models.reach import ScoreCounts, ScoreCurveQuery, read_score_counts, refined_edges
 from cohortium.models.scorebins import ScoreBins, is_seed, standard_edges
@@ -27,7 +27,15 @@ from cohortium.privacy.discrete_gaussian import sample_discrete_gaussian
 from cohortium.privacy.query import SCALE, QuerySpec, bounded_total
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import PlanError, RefusedError
-from cohortium.study.reach import LevelTarget, Lock, Measured, ReachCurve, ReachLevel, even_levels
+from cohortium.study.reach import (
+    STANDARD_LEVELS,
+    LevelTarget,
+    Lock,
+    Measured,
+    ReachCurve,
+    ReachLevel,
+    even_levels,
+)
 
 EDGES = np.linspace(-5.0, 6.0, 129)[1:-1]
 
@@ -343,6 +351,31 @@ def test_where_there_is_nobody_or_only_noise_everything_is_suppressed_or_within_
         assert all(level.point is None for level in curve.levels)
     else:
         assert curve.eligible.low <= 300 <= curve.eligible.high
+
+
+def test_why_a_level_is_suppressed_follows_from_what_is_released() -> None:
+    targets = {target.name: target for target in even_levels(25)}
+    curve = reach_curve(unseeded(bump(3_000, 5.0)), 100, tuple(targets.values()))
+    found = {
+        level.name: why_suppressed(curve, targets[level.name], 100) for level in curve.levels if level.point is None
+    }
+    assert [name for name, why in found.items() if why == "fewer than 100 people"] == ["bin-01", "bin-02", "bin-03"]
+    apart = "less than 100 people apart from another level"
+    assert {why for name, why in found.items() if name > "bin-03"} == {apart}
+    shown = {level.name: level.point.people.value for level in curve.levels if level.point is not None}
+    for name in found:  # 30 people a bin: what is suppressed stands between two that are shown
+        assert name < "bin-04" or any(abs(people - 30 * int(name[-2:])) < 100 for people in shown.values())
+    assert why_suppressed(curve, None, 1000) == (
+        "fewer than 1,000 people, or less than 1,000 people apart from another level"
+    )
+    nearly = LevelTarget(name="nearly", share=0.95)
+    few = reach_curve(unseeded(bump(500, 5.0)), 100, (nearly,))
+    assert few.levels[0].point is None
+    assert why_suppressed(few, nearly, 100) == "fewer than 100 people would be left out"
+    nobody = reach_curve(unseeded(bump(80.0, 5.0)), 100)
+    assert why_suppressed(nobody, STANDARD_LEVELS[0], 100) == "fewer than 100 people are eligible"
+    alike = reach_curve(counts(table(np.full(5000, 1.3), np.zeros(5000)), 5.0), 100)
+    assert why_suppressed(alike, STANDARD_LEVELS[0], 100) == "no cut-off of the score is surely near it"
 
 
 def test_when_all_scores_are_equal_no_level_can_be_cut_out() -> None:

@@ -17,7 +17,7 @@ from cohortium.governance.report.wording import (
     number,
     percent,
 )
-from cohortium.models.levels import PROTECTION
+from cohortium.models.levels import PROTECTION, why_suppressed
 from cohortium.study.reach import CurvePoint, LevelTarget, Lock, Measured, ReachLevel
 
 __all__ = ["reach", "with_interval", "with_percents"]
@@ -53,8 +53,8 @@ def reach(summary: LookalikeSummary) -> Iterator[Html]:
         "People are bands wide enough for 95% of the noise. Small figures are 95% intervals: for the noise, and for "
         "the chance of who the seeds are. Recall: share of the seeds that score so high. Lift: how much commoner "
         "seeds are there than among all; 1 is chance. Relevance: share of seeds there if seeds and others were equally "
-        f"many; 50% is chance. A suppressed level has fewer than {min_cell:,} people by the noisy count, or lies less "
-        f"than that apart from another level; that does not mean that it is empty.{_about_refit(summary)}",
+        "many; 50% is chance. A suppressed level has fewer people than the smallest cell by the noisy count, or cannot "
+        f"be told apart from another level; that does not mean that it is empty.{_about_refit(summary)}",
         note=True,
     )
 
@@ -99,7 +99,7 @@ def _levels(summary: LookalikeSummary) -> Html:
         (
             _named(level, level.name == chosen),
             _asked(targets.get(level.name)),
-            *_figures(level.point),
+            *(_suppressed(summary, level) if level.point is None else _figures(level.point)),
             *((_change(level),) if refitted else ()),
         )
         for level in campaign.curve.levels
@@ -128,9 +128,14 @@ def _lock(lock: Lock) -> str:
     return f"{lock.measure} {word} {written or number(bound or 0.0)}"
 
 
-def _figures(point: CurvePoint | None) -> Sequence[Child]:
-    if point is None:
-        return (SUPPRESSED,) * 6
+def _suppressed(summary: LookalikeSummary, level: ReachLevel) -> Sequence[Child]:
+    campaign = summary.campaign
+    target = next((target for target in campaign.plan.lookalike.targets if target.name == level.name), None)
+    why = why_suppressed(campaign.curve, target, campaign.plan.min_cell)
+    return join((SUPPRESSED, tag("br"), tag("small", why))), *(SUPPRESSED,) * 5
+
+
+def _figures(point: CurvePoint) -> Sequence[Child]:
     return (
         measured_band(point.people),
         percent(point.share),
