@@ -13,6 +13,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -174,7 +175,9 @@ def _csv_header(path: Path, place: str) -> tuple[list[str], str]:
     if not line.strip():
         raise DataError("the file is empty", place=place, fix="export it again, with a header line")
     delimiter = max(_DELIMITERS, key=line.count)
-    return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter)), delimiter
+    with suppress(csv.Error):  # a lone carriage return, or a name of more than 128 KiB
+        return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter)), delimiter
+    raise DataError("the first line is no header line", place=place, fix="end lines as Unix or Windows do")
 
 
 def _opened(path: Path) -> io.BufferedIOBase:

@@ -32,6 +32,8 @@ def test_command_line_texts_name_files_tables_and_queries() -> None:
         ("lines.csv", "cid,dya,amount\n1,2,3\n", "no column 'day' — fix: did you mean 'dya'"),
         ("lines.csv", b"\xff\xfe\x00\x01", "not UTF-8"),
         ("lines.csv.gz", "not packed", "not UTF-8"),
+        ("lines.csv", "id,when\rc00001,2020-01-01\rc00002,2020-01-01\r", "no header line"),
+        ("lines.csv", "c00001" * 30_000, "no header line"),
         ("lines.parquet", "no parquet", "purchases"),
     ],
 )
