@@ -116,14 +116,17 @@ def iterate_scores(path: Path, columns: tuple[str, ...] = ("id", "score", "seed"
 def _opened(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise DataError("no such file", place=path.name, fix="check the path of the scores file")
-    with suppress(OSError, pa.ArrowException):
+    with suppress(OSError, ValueError, pa.ArrowException):  # a name that is not UTF-8 is a ValueError
         return pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False)
     raise _damaged(path)
 
 
 def _next(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | None:
     with suppress(OSError, pa.ArrowException):
-        return next(batches, None)
+        batch = next(batches, None)
+        if batch is not None:
+            batch.validate(full=True)  # the reader takes text that is not UTF-8
+        return batch
     raise _damaged(path)  # out of the handler: a reader's message may hold a cell
 
 

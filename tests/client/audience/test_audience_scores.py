@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_what_is_no_parquet_file_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message) as caught:
             read_scores_facts(tmp_path / name)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"\x18\x08reason_3", b"secret-1"])
+def test_text_that_is_not_utf_8_is_said_in_one_line(tmp_path: Path, text: bytes) -> None:
+    path = write(tmp_path / "scores.parquet", id=["secret-1", "secret-2", "secret-3"])
+    data = path.read_bytes()
+    assert text in data
+    path.write_bytes(data.replace(text, text[:-3] + b"\xff" + text[-2:]))
+    with pytest.raises(DataError, match="is no readable Parquet file") as caught:
+        list(iterate_scores(path))
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_damaged_page_is_said_in_one_line(tmp_path: Path) -> None:
