@@ -131,7 +131,7 @@ class LookalikeSettings(Agreed):
     """
 
     seed: Annotated[str, StringConstraints(pattern=_SEED)]
-    steps: Annotated[int, Field(strict=True, ge=0, le=5)] = 2
+    steps: Annotated[int, Field(strict=True, ge=0, le=5)] = 4
     levels: Annotated[tuple[LevelTarget, ...], Field(min_length=1, max_length=MAX_LEVELS)] = STANDARD_LEVELS
     bins: Annotated[int, Field(strict=True, ge=0, le=25)] = 0
     before: dict[str, Annotated[_Number, Field(gt=0)]] = Field(default_factory=dict)

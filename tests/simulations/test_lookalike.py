@@ -145,7 +145,7 @@ def test_levels_are_nested_and_everything_is_charged(fitted: Any) -> None:
     assert names == ["narrow", "balanced", "broad"]
     spent = model.privacy_spent_
     assert spent.epsilon < 6.0 + 1e-9
-    assert spent.releases == len(model.encoder_model_.document.releases) + len(model.model_.document.releases) == 16
+    assert spent.releases == len(model.encoder_model_.document.releases) + len(model.model_.document.releases) == 20
     assert list(spent.person_at) == [1, 2, 3]
     seeds = model.model_.document.seeds
     assert seeds is None or abs(seeds - seed.sum()) < 200
