@@ -87,7 +87,13 @@ def preview_levels(
     with open_records(node) as records:
         levels = _levels(records, scores, model, level or [], cutoff or [])
         hidden = {} if model is None or level or cutoff else _model_of(records, scores, model).suppressed
-        told = preview(scores, levels, min_cell=_min_cell(records, scores), suppression=_lists(suppress, column))
+        told = preview(
+            scores,
+            levels,
+            origin=records.origin(),
+            min_cell=_min_cell(records, scores),
+            suppression=_lists(suppress, column),
+        )
     if as_json:
         typer.echo(json.dumps(_preview_json(told, hidden), indent=2))
     else:

@@ -276,6 +276,7 @@ def scores_seeds() -> list[bytes]:
         "seed": [i % 7 == 0 for i in range(count)],
     }
     labels = {"schema": SCORES_SCHEMA, "model": _DIGEST, "plan": _DIGEST, "expires": "2030-01-01"}
+    labels |= {"node": "north", "customers": _DIGEST}
     return [_parquet(pa.table(columns, schema=SCORES_COLUMNS).replace_schema_metadata(labels))]
 
 

@@ -26,6 +26,7 @@ from cohortium.client.audience.scores import (
     SCORES_COLUMNS,
     SCORES_SCHEMA,
     ScoresFacts,
+    ScoresOrigin,
     iterate_scores,
     read_scores_facts,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "PhoneRules",
     "Preview",
     "ScoresFacts",
+    "ScoresOrigin",
     "create",
     "custom_level",
     "expire",

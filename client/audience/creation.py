@@ -13,7 +13,7 @@ from cohortium.client.audience.activation import Activation, EverybodyAllowed
 from cohortium.client.audience.levels import Level
 from cohortium.client.audience.lists import IdList, ListMatch
 from cohortium.client.audience.names import check_name
-from cohortium.client.audience.scores import ScoresFacts, read_scores_facts, refuse_expired
+from cohortium.client.audience.scores import ScoresFacts, read_scores_facts, refuse_expired, refuse_foreign
 from cohortium.client.audience.selection import Exclusions, Selector
 from cohortium.client.audience.store import Audience, AudienceStore, fresh_audience_id
 from cohortium.client.audience.work import (
@@ -89,11 +89,13 @@ def create(
 
     Raises:
         DataError: a scores file or a list that cannot be read as it should be.
-        RefusedError: the name, an expired model, a day beyond the model's, too few members, `replaces` is not active.
+        RefusedError: the name, scores of other customers than the node's, an expired model, a day beyond the model's,
+            too few members, `replaces` is not active.
         OutputError: the lists cannot be written, or another command works on audiences.
     """
     check_name(name, name_reason)
     facts = read_scores_facts(scores)
+    refuse_foreign(facts, store.origin())
     refuse_expired(facts, store.today())
     last_day = _last_day(store, facts, expires)
     if min_cell < MIN_CELL:
@@ -140,7 +142,8 @@ def refresh(
 
     Raises:
         DataError: as `create`.
-        RefusedError: the audience has expired, the scores are of another model, or too few members are left.
+        RefusedError: the audience has expired, the scores are of another model or of other customers, or too few
+            members are left.
         OutputError: as `create`.
     """
     facts = read_scores_facts(scores)
@@ -218,6 +221,7 @@ def _refuse_name_in_use(store: AudienceStore, name: str, replaces: str | None) -
 def _refuse_other_model(store: AudienceStore, audience: Audience, facts: ScoresFacts) -> None:
     if store.is_expired(audience):
         raise RefusedError("the audience has expired", place=audience.id, fix="create a new one")
+    refuse_foreign(facts, store.origin())
     refuse_expired(facts, store.today())
     if (facts.model, facts.plan) != (audience.model, audience.plan):
         raise RefusedError(

@@ -12,7 +12,7 @@ import numpy as np
 from cohortium.client.audience.activation import Activation, EverybodyAllowed
 from cohortium.client.audience.levels import Level
 from cohortium.client.audience.lists import IdList, ListMatch
-from cohortium.client.audience.scores import read_scores_facts, refuse_expired
+from cohortium.client.audience.scores import ScoresOrigin, read_scores_facts, refuse_expired, refuse_foreign
 from cohortium.client.audience.selection import Exclusions, Selector
 from cohortium.client.audience.work import AUDIENCE_RESOURCES, workbench
 from cohortium.client.onboarding.engine import Resources
@@ -56,6 +56,7 @@ def preview(
     scores: Path,
     levels: Sequence[Level],
     *,
+    origin: ScoresOrigin,
     min_cell: int,
     suppression: Sequence[IdList] = (),
     activation: Activation | None = None,
@@ -67,6 +68,7 @@ def preview(
     Args:
         scores: the scores file.
         levels: at least one.
+        origin: the node and its customers as they are now.
         min_cell: the plan's; a size below it is `suppressed`, never 0.
         suppression: lists of customers who stay out.
         activation: who may be activated; everybody by default.
@@ -75,11 +77,12 @@ def preview(
 
     Raises:
         DataError: no level, a scores file or a list that cannot be read as it should be.
-        RefusedError: the model has expired.
+        RefusedError: the scores are of other customers, or the model has expired.
     """
     if not levels:
         raise DataError("no level to preview", place="levels", fix="name a level, or give a cut-off")
     facts = read_scores_facts(scores)
+    refuse_foreign(facts, origin)
     refuse_expired(facts, today or datetime.now(UTC).date())
     cutoffs = np.array([level.cutoff for level in levels])
     counts, excluded = np.zeros(len(levels), dtype=np.int64), Exclusions()

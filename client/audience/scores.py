@@ -7,7 +7,8 @@ Parquet, in any order, read by record batches:
     reason_1, reason_2, reason_3  text, may be null
     seed                          bool: the customer is in the campaign's seed here
 
-Metadata: `schema`, `model` (digest of the released model document), `plan` (digest), `expires` (ISO date).
+Metadata: `schema`, `model` (digest of the released model document), `plan` (digest), `expires` (ISO date), `node` (the
+institution's name), `customers` (SHA-256 of the customer table that was scored).
 """
 
 from __future__ import annotations
@@ -25,9 +26,18 @@ import pyarrow.parquet as pq
 
 from cohortium.study.errors import DataError, RefusedError
 
-__all__ = ["SCORES_COLUMNS", "SCORES_SCHEMA", "ScoresFacts", "iterate_scores", "read_scores_facts", "refuse_expired"]
+__all__ = [
+    "SCORES_COLUMNS",
+    "SCORES_SCHEMA",
+    "ScoresFacts",
+    "ScoresOrigin",
+    "iterate_scores",
+    "read_scores_facts",
+    "refuse_expired",
+    "refuse_foreign",
+]
 
-SCORES_SCHEMA = "cohortium.scores/1"
+SCORES_SCHEMA = "cohortium.scores/2"
 """Schema name in the Parquet file's metadata; any other is refused."""
 
 SCORES_COLUMNS = pa.schema(
@@ -49,6 +59,19 @@ _READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class ScoresOrigin:
+    """Whose customers were scored, and as which onboarding left them.
+
+    Args:
+        node: the institution's name.
+        customers: SHA-256 of the customer table.
+    """
+
+    node: str
+    customers: str
+
+
+@dataclass(frozen=True)
 class ScoresFacts:
     """What a scores file says of itself.
 
@@ -58,6 +81,7 @@ class ScoresFacts:
         model: digest of the released model document.
         plan: digest of the plan it was released under.
         expires: the last day on which the model may be used.
+        origin: whose customers they are.
     """
 
     path: Path
@@ -65,6 +89,7 @@ class ScoresFacts:
     model: str
     plan: str
     expires: date
+    origin: ScoresOrigin
 
 
 def read_scores_facts(path: Path) -> ScoresFacts:
@@ -81,7 +106,12 @@ def read_scores_facts(path: Path) -> ScoresFacts:
         raise DataError(f"is not of schema {SCORES_SCHEMA}", place=path.name, fix=f"{_AGAIN} with this version")
     _refuse_columns(schema, path)
     return ScoresFacts(
-        path, rows, _digest(labels, "model", path), _digest(labels, "plan", path), _expires(labels, path)
+        path=path,
+        rows=rows,
+        model=_digest(labels, "model", path),
+        plan=_digest(labels, "plan", path),
+        expires=_expires(labels, path),
+        origin=ScoresOrigin(_node(labels, path), _digest(labels, "customers", path)),
     )
 
 
@@ -92,6 +122,20 @@ def refuse_expired(facts: ScoresFacts, today: date) -> None:
             f"the model expired on {facts.expires.isoformat()}",
             place=facts.path.name,
             fix="run the campaign again and score with its new model",
+        )
+
+
+def refuse_foreign(facts: ScoresFacts, origin: ScoresOrigin) -> None:
+    """`RefusedError` unless exactly these customers were scored: another node's ids would be taken for this one's."""
+    if facts.origin.node != origin.node:
+        raise RefusedError(
+            "the scores are of another institution's customers",
+            place=facts.path.name,
+            fix="score this node's own customers",
+        )
+    if facts.origin.customers != origin.customers:
+        raise RefusedError(
+            "the node's customers were onboarded anew since they were scored", place=facts.path.name, fix=_AGAIN
         )
 
 
@@ -150,6 +194,13 @@ def _digest(labels: dict[bytes, bytes], key: str, path: Path) -> str:
     if not _DIGEST.fullmatch(text):
         raise DataError(f"its metadata '{key}' is no digest", place=path.name, fix=_AGAIN)
     return text
+
+
+def _node(labels: dict[bytes, bytes], path: Path) -> str:
+    with suppress(UnicodeDecodeError):
+        if name := labels.get(b"node", b"").decode():
+            return name
+    raise DataError("its metadata 'node' is no name", place=path.name, fix=_AGAIN)
 
 
 def _expires(labels: dict[bytes, bytes], path: Path) -> date:

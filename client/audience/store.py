@@ -40,10 +40,11 @@ from sqlalchemy import (
 )
 
 from cohortium.client.audience.levels import Level
+from cohortium.client.audience.scores import ScoresOrigin
 from cohortium.client.audience.work import SCRATCH
 from cohortium.governance.report.bands import size_band
 from cohortium.privacy.randomness import fresh_key
-from cohortium.study.errors import OutputError, RefusedError
+from cohortium.study.errors import Defect, OutputError, RefusedError
 
 __all__ = ["Audience", "AudienceStore", "ExportRecord", "Snapshot", "fresh_audience_id"]
 
@@ -193,13 +194,22 @@ class AudienceStore:
         store: the node's database.
         folder: for lists of customers; made for its owner alone.
         now: the present time in UTC; a seam for tests of expiry.
+        origin: whose customers are chosen here, asked whenever they are; without it nobody can be.
 
     Raises:
         OutputError: the folder cannot be made.
     """
 
-    def __init__(self, store: Engine, folder: Path, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        store: Engine,
+        folder: Path,
+        now: Callable[[], datetime] | None = None,
+        *,
+        origin: Callable[[], ScoresOrigin] | None = None,
+    ) -> None:
         self._store = store
+        self._origin = origin
         self.folder = folder
         self._now = now if now is not None else _utc_now
         try:
@@ -207,6 +217,12 @@ class AudienceStore:
         except OSError as error:
             raise OutputError("cannot be made", place=str(folder), fix="check permissions") from error
         _metadata.create_all(store)
+
+    def origin(self) -> ScoresOrigin:
+        """The node and its customers as they are now; errors as `client.lookalike.records.NodeRecords.origin`."""
+        if self._origin is None:
+            raise Defect("customers are chosen in a store that does not know whose they are")
+        return self._origin()
 
     def timestamp(self) -> str:
         """The present time (UTC, ISO 8601, seconds)."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from cohortium.client.audience.scores import ScoresOrigin
 from cohortium.client.audience.store import AudienceStore
 from cohortium.client.node import NodeIdentity, read_contract
-from cohortium.client.onboarding.store import load_customer_table
+from cohortium.client.onboarding.store import CUSTOMERS_FILE, load_customer_table, load_report
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import NodeStore
 from cohortium.privacy.ledger import open_store
@@ -54,7 +55,11 @@ class NodeRecords:
 
     def audiences(self) -> AudienceStore:
         """Its audiences; `OutputError` when their folder cannot be made."""
-        return AudienceStore(self.database, self.folder / _AUDIENCES)
+        return AudienceStore(self.database, self.folder / _AUDIENCES, origin=self.origin)
+
+    def origin(self) -> ScoresOrigin:
+        """The node and its customers as the last onboarding left them; errors as `load_report`."""
+        return ScoresOrigin(self.identity.institution, load_report(self.customers).outputs.get(CUSTOMERS_FILE, ""))
 
     def people(self) -> CustomerTable:
         """All customers, in memory; errors as `load_customer_table`."""

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cohortium.client.audience.scores import SCORES_COLUMNS, SCORES_SCHEMA, read_scores_facts
+from cohortium.client.audience.scores import SCORES_COLUMNS, SCORES_SCHEMA, ScoresOrigin, read_scores_facts
 from cohortium.client.audience.work import sync_folder
 from cohortium.client.lookalike.admission import AdmittedModel, admit_model
 from cohortium.client.lookalike.reasons import REASONS, contributions, leading_reasons
@@ -98,9 +98,9 @@ def score_customers_file(
     _refuse_foreign(out)
     plan = admitted.model.document.plan
     seeds, listed = _seeds(records, plan.lookalike.seed)
-    with _customers(records, say) as table, _written(out) as file:
+    with _customers(records, say) as (table, origin), _written(out) as file:
         total, done, marked = table.metadata.num_rows, 0, 0
-        with pq.ParquetWriter(file, _schema(admitted), use_dictionary=_REPEATING) as writer:
+        with pq.ParquetWriter(file, _schema(admitted, origin), use_dictionary=_REPEATING) as writer:
             for batch in _batches(table, admitted.ranker.rows.features, str(records.customers)):
                 scored = _scored(batch, admitted.ranker, seeds, reasons)
                 writer.write_batch(scored)
@@ -152,7 +152,7 @@ def _next(batches: Iterator[pa.RecordBatch], place: str) -> pa.RecordBatch | Non
 
 
 @contextmanager
-def _customers(records: NodeRecords, say: Progress) -> Iterator[pq.ParquetFile]:
+def _customers(records: NodeRecords, say: Progress) -> Iterator[tuple[pq.ParquetFile, ScoresOrigin]]:
     """The node's customer table, found to be the one that onboarding wrote. The very file that is checked is read."""
     folder = records.customers
     report, place = load_report(folder), str(folder)
@@ -160,11 +160,12 @@ def _customers(records: NodeRecords, say: Progress) -> Iterator[pq.ParquetFile]:
         raise DataError("was onboarded under another contract than this node's", place=place, fix="onboard again")
     with _opened(folder / CUSTOMERS_FILE, place) as stream:
         say("checking the table", 0.0)
-        if "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest() != report.outputs.get(CUSTOMERS_FILE):
+        digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != report.outputs.get(CUSTOMERS_FILE):
             raise DataError(f"{CUSTOMERS_FILE} was changed", place=place, fix="onboard again")
         stream.seek(0)
         with pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as table:
-            yield table
+            yield table, ScoresOrigin(records.identity.institution, digest)
 
 
 def _opened(path: Path, place: str) -> BufferedReader:
@@ -182,13 +183,15 @@ def _seeds(records: NodeRecords, name: str) -> tuple[pa.Array, SeedListState]:
     return ids, "removed" if known.removed else "marked"
 
 
-def _schema(admitted: AdmittedModel) -> pa.Schema:
+def _schema(admitted: AdmittedModel, origin: ScoresOrigin) -> pa.Schema:
     document = admitted.model.document
     labels = {
         "schema": SCORES_SCHEMA,
         "model": document.digest,
         "plan": document.plan.digest,
         "expires": document.expires.isoformat(),
+        "node": origin.node,
+        "customers": origin.customers,
     }
     return SCORES_COLUMNS.with_metadata(labels)
 
@@ -201,7 +204,9 @@ def _refuse_foreign(out: Path) -> None:
     try:
         read_scores_facts(out)
     except CohortiumError:
-        raise OutputError("exists and is no scores file", place=str(out), fix="choose another name") from None
+        raise OutputError(
+            "exists and is no scores file of this version", place=str(out), fix="choose another name"
+        ) from None
 
 
 @contextmanager

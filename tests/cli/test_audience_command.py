@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cohortium.cli.main import main
+from cohortium.client.audience import ScoresOrigin, read_scores_facts
 from cohortium.client.lookalike import AdmittedModel, open_records, score_customers_file
 from cohortium.client.node import NodeIdentity, create_node
 from cohortium.client.onboarding import onboard, parse_source
@@ -341,6 +342,11 @@ class TestScore:
         reasons = set(pq.read_table(home / "scores.parquet").column("reason_1").to_pylist())
         assert "visits" in reasons
 
+    def test_the_file_names_the_node_and_its_table(self, scored: Path) -> None:
+        table = hashlib.sha256((scored / "node" / "customers" / "customers.parquet").read_bytes()).hexdigest()
+        facts = read_scores_facts(scored / "scores.parquet")
+        assert facts.origin == ScoresOrigin("north", f"sha256:{table}")
+
     def test_json_is_printed_alone_and_progress_goes_to_stderr(
         self, scored: Path, cohortium: Callable[..., Outcome]
     ) -> None:
@@ -512,6 +518,34 @@ class TestAudience:
     ) -> None:
         assert_mistake(cohortium("audience", "create", "node", "--name", "spring", *words), said)
         assert cohortium("audience", "list", "node", "--json").json == []
+
+    def test_another_nodes_scores_make_no_audience(self, scored: Path, cohortium: Callable[..., Outcome]) -> None:
+        made = cohortium(*CREATE, "--json").json
+        shutil.copytree(scored / "node", scored / "west")
+        identity = NodeIdentity.model_validate_json((scored / "node" / "node.json").read_bytes())
+        west = identity.model_copy(update={"institution": "west"})
+        (scored / "west" / "node.json").write_text(west.model_dump_json())
+        for words in (
+            ("audience", "preview", "west", *SCORES, *MODEL),
+            ("audience", "create", "west", *SCORES, *MODEL, "--name", "summer", "--level", "broad"),
+            ("audience", "refresh", "west", made["id"], *SCORES),
+        ):
+            assert_mistake(cohortium(*words), "another institution's customers")
+        assert [each["revision"] for each in cohortium("audience", "list", "west", "--json").json] == [1]
+
+    def test_scores_of_an_earlier_onboarding_make_no_audience(
+        self, scored: Path, cohortium: Callable[..., Outcome]
+    ) -> None:
+        made = cohortium(*CREATE, "--json").json["id"]
+        with (scored / "people.csv").open("a") as file:
+            file.write("d00000,5,east\n")
+        shutil.rmtree(scored / "node" / "customers")
+        source = parse_source(str(scored / "people.csv"))
+        onboard(parse_contract(CONTRACT, "contract"), {"people": source}, scored / "node" / "customers")
+        refresh = ("audience", "refresh", "node", made, *SCORES)
+        assert_mistake(cohortium(*refresh), "onboarded anew since they were scored")
+        assert cohortium(*SCORE).code == 0
+        assert cohortium(*refresh).code == 0
 
     def test_an_export_of_nobody_we_know(self, scored: Path, cohortium: Callable[..., Outcome]) -> None:
         made = cohortium(*CREATE, "--json").json["id"]

@@ -22,12 +22,21 @@ from cohortium.client.audience import (
     AudienceStore,
     ChosenAudience,
     Level,
+    ScoresOrigin,
     create,
 )
 from cohortium.privacy.ledger import open_store
 
 MODEL, OTHER_MODEL, PLAN = ("sha256:" + digit * 64 for digit in "abc")
-LABELS = {"schema": SCORES_SCHEMA, "model": MODEL, "plan": PLAN, "expires": "2026-12-31"}
+ORIGIN = ScoresOrigin("north", "sha256:" + "d" * 64)
+LABELS = {
+    "schema": SCORES_SCHEMA,
+    "model": MODEL,
+    "plan": PLAN,
+    "expires": "2026-12-31",
+    "node": ORIGIN.node,
+    "customers": ORIGIN.customers,
+}
 BROAD = Level("broad", 0.5, 0.1)
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -79,7 +88,7 @@ class House:
 def house(tmp_path: Path) -> Iterator[House]:
     engine = open_store(tmp_path / "node.sqlite")
     clock = Clock()
-    yield House(AudienceStore(engine, tmp_path / "audiences", clock), clock, tmp_path, engine)
+    yield House(AudienceStore(engine, tmp_path / "audiences", clock, origin=lambda: ORIGIN), clock, tmp_path, engine)
     engine.dispose()
 
 

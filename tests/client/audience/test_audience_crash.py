@@ -44,13 +44,16 @@ from cohortium.study.errors import OutputError
 WORK = Path(sys.argv[1])
 SMALL = Resources("128MB", 1)
 LABELS = {
-    "schema": SCORES_SCHEMA, "model": "sha256:" + "a" * 64, "plan": "sha256:" + "c" * 64, "expires": "2026-12-31"
+    "schema": SCORES_SCHEMA, "model": "sha256:" + "a" * 64, "plan": "sha256:" + "c" * 64, "expires": "2026-12-31",
+    "node": "north", "customers": "sha256:" + "d" * 64
 }
+
+ORIGIN = ScoresOrigin("north", "sha256:" + "d" * 64)
 
 
 def opened(folder):
     now = datetime(2026, 3, 1, tzinfo=UTC)
-    return AudienceStore(open_store(folder / "node.sqlite"), folder / "audiences", lambda: now)
+    return AudienceStore(open_store(folder / "node.sqlite"), folder / "audiences", lambda: now, origin=lambda: ORIGIN)
 
 
 def scores(folder, first):

@@ -14,7 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from cohortium.client.audience import Exclusions, IdList, Level, custom_level, list_audiences, preview, refresh
+from cohortium.client.audience import (
+    AudienceStore,
+    Exclusions,
+    IdList,
+    Level,
+    custom_level,
+    list_audiences,
+    preview,
+    refresh,
+)
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, RefusedError
 
 TODAY = date(2026, 3, 1)
@@ -52,14 +61,16 @@ def files(house: Any) -> Callable[[], set[str]]:
 
 
 def test_sizes_are_bands_and_levels_nest(house: Any, crowd: dict[str, float]) -> None:
-    seen = preview(house.scores(crowd), [NARROW, BROAD, custom_level(0.93)], min_cell=100, today=TODAY)
+    seen = preview(
+        house.scores(crowd), [NARROW, BROAD, custom_level(0.93)], origin=house.store.origin(), min_cell=100, today=TODAY
+    )
     assert [level.size for level in seen.levels] == ["200\u2013300", "500\u20131,000", "suppressed"]
     assert [level.level.name for level in seen.levels] == ["narrow", "broad", "custom"]
 
 
 def test_a_cut_off_is_a_member_s_score(house: Any) -> None:
     scores = {f"c{i}": 0.5 for i in range(100)} | {f"x{i}": float(np.nextafter(0.5, 0)) for i in range(900)}
-    (level,) = preview(house.scores(scores), [BROAD], min_cell=50, today=TODAY).levels
+    (level,) = preview(house.scores(scores), [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY).levels
     assert level.size == "100\u2013200"
     assert house.create(scores).audience.members == 100
 
@@ -67,7 +78,7 @@ def test_a_cut_off_is_a_member_s_score(house: Any) -> None:
 @pytest.mark.parametrize(("people", "shown"), [(0, "suppressed"), (119, "suppressed"), (120, "100\u2013200")])
 def test_a_size_below_the_minimum_cell_is_suppressed_and_never_0(house: Any, people: int, shown: str) -> None:
     scores = {f"c{i}": 0.9 for i in range(people)} | {f"x{i}": 0.1 for i in range(10)}
-    seen = preview(house.scores(scores), [BROAD], min_cell=120, today=TODAY)
+    seen = preview(house.scores(scores), [BROAD], origin=house.store.origin(), min_cell=120, today=TODAY)
     assert seen.levels[0].size == shown
     assert (seen.seed, seen.suppressed, seen.not_allowed) == ("suppressed",) * 3
 
@@ -76,7 +87,15 @@ def test_a_preview_counts_as_create_chooses(house: Any, crowd: dict[str, float])
     """Exclusions are bands as well, each customer counted for the first reason that holds."""
     scores = house.scores(crowd, seeds=[f"c{i:04d}" for i in range(500, 700)])
     listed = IdList(house.csv("out.csv", id=[f"c{i:04d}" for i in range(600, 850)]))
-    seen = preview(scores, [BROAD], min_cell=50, suppression=[listed], activation=EvenOnly(), today=TODAY)
+    seen = preview(
+        scores,
+        [BROAD],
+        origin=house.store.origin(),
+        min_cell=50,
+        suppression=[listed],
+        activation=EvenOnly(),
+        today=TODAY,
+    )
     assert (seen.levels[0].size, seen.seed) == ("50\u2013100", "200\u2013300")
     assert (seen.suppressed, seen.not_allowed) == ("100\u2013200", "50\u2013100")
     made = house.create(scores, suppression=[listed], activation=EvenOnly())
@@ -88,7 +107,7 @@ def test_a_preview_counts_as_create_chooses(house: Any, crowd: dict[str, float])
 def test_a_preview_writes_nothing(house: Any, crowd: dict[str, float], files: Callable[[], set[str]]) -> None:
     scores, listed = house.scores(crowd), IdList(house.csv("out.csv", id=["c0900"]))
     before = files()
-    preview(scores, [BROAD], min_cell=50, suppression=[listed], today=TODAY)
+    preview(scores, [BROAD], origin=house.store.origin(), min_cell=50, suppression=[listed], today=TODAY)
     assert files() == before
     assert list_audiences(house.store) == ()
 
@@ -96,9 +115,9 @@ def test_a_preview_writes_nothing(house: Any, crowd: dict[str, float], files: Ca
 def test_a_preview_needs_a_level_and_a_living_model(house: Any, crowd: dict[str, float]) -> None:
     scores = house.scores(crowd, labels={"expires": "2026-02-28"})
     with pytest.raises(DataError, match="no level to preview"):
-        preview(scores, [], min_cell=50)
+        preview(scores, [], origin=house.store.origin(), min_cell=50)
     with pytest.raises(RefusedError, match=r"the model expired on 2026-02-28 .* fix: run the campaign again"):
-        preview(scores, [BROAD], min_cell=50, today=TODAY)
+        preview(scores, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY)
 
 
 # --- create ----------------------------------------------------------------------------------------------------------
@@ -236,7 +255,10 @@ def test_an_id_that_was_scored_twice_is_refused_wherever_it_stands(house: Any, c
     path = house.scores(crowd)
     table = pq.read_table(path)
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]).replace_schema_metadata(table.schema.metadata), path)
-    for call in (lambda: house.create(path), lambda: preview(path, [BROAD], min_cell=50, today=TODAY)):
+    for call in (
+        lambda: house.create(path),
+        lambda: preview(path, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY),
+    ):
         with pytest.raises(DataError, match=r"scores\.parquet: column 'id' has an id more than once"):
             call()
 
@@ -272,6 +294,36 @@ def test_whoever_was_suppressed_once_stays_out(house: Any, crowd: dict[str, floa
     again = refresh(house.store, made.id, house.scores(crowd), suppression=[second])
     assert again.excluded.suppressed == 2
     assert refresh(house.store, made.id, house.scores(crowd)).excluded.suppressed == 2
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ({"node": "west"}, "of another institution's customers .* fix: score this node's own customers"),
+        ({"customers": OTHER_MODEL}, "onboarded anew since they were scored .* fix: score the customers again"),
+    ],
+)
+def test_scores_of_other_customers_are_refused(
+    house: Any, crowd: dict[str, float], label: dict[str, str], said: str
+) -> None:
+    made = house.create(crowd).audience
+    foreign = house.scores(crowd, labels=label)
+    for call in (
+        lambda: preview(foreign, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY),
+        lambda: house.create(foreign, name="b"),
+        lambda: refresh(house.store, made.id, foreign),
+    ):
+        with pytest.raises(RefusedError, match=said):
+            call()
+    assert house.store.audiences() == (made,)
+
+
+def test_nobody_is_chosen_in_a_store_that_does_not_know_whose_customers_they_are(
+    house: Any, crowd: dict[str, float]
+) -> None:
+    house.store = AudienceStore(house.engine, house.store.folder, house.clock)
+    with pytest.raises(Defect, match="does not know whose they are"):
+        house.create(crowd)
 
 
 def test_a_refresh_needs_the_same_model_an_active_audience_and_enough_members(

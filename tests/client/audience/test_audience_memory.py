@@ -20,8 +20,10 @@ from cohortium.privacy.ledger import open_store
 
 folder, rows = Path(sys.argv[1]), int(sys.argv[2])
 LABELS = {
-    "schema": SCORES_SCHEMA, "model": "sha256:" + "a" * 64, "plan": "sha256:" + "c" * 64, "expires": "2026-12-31"
+    "schema": SCORES_SCHEMA, "model": "sha256:" + "a" * 64, "plan": "sha256:" + "c" * 64, "expires": "2026-12-31",
+    "node": "north", "customers": "sha256:" + "d" * 64
 }
+ORIGIN = ScoresOrigin("north", "sha256:" + "d" * 64)
 schema = SCORES_COLUMNS.with_metadata(LABELS)
 nothing = pa.nulls(10_000, pa.string())
 with pq.ParquetWriter(folder / "scores.parquet", schema) as writer:
@@ -38,8 +40,8 @@ def peak():
 
 small, before = Resources("64MB", 1), peak()
 now = datetime(2026, 3, 1, tzinfo=UTC)
-store = AudienceStore(open_store(folder / "node.sqlite"), folder / "audiences", lambda: now)
-preview(folder / "scores.parquet", [Level("broad", 0.5, 1.0)], min_cell=100, resources=small)
+store = AudienceStore(open_store(folder / "node.sqlite"), folder / "audiences", lambda: now, origin=lambda: ORIGIN)
+preview(folder / "scores.parquet", [Level("broad", 0.5, 1.0)], origin=ORIGIN, min_cell=100, resources=small)
 made = create(store, folder / "scores.parquet", Level("broad", 0.5, 1.0), "a", min_cell=100, resources=small).audience
 hashed = Destination(columns=(parse_column("id:sha256"),), max_rows=10_000)
 done = export(store, made.id, folder / "out", hashed, resources=small)

@@ -11,14 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cohortium.client.audience import SCORES_COLUMNS, Level, custom_level, iterate_scores, read_scores_facts
+from cohortium.client.audience import (
+    SCORES_COLUMNS,
+    Level,
+    ScoresOrigin,
+    custom_level,
+    iterate_scores,
+    read_scores_facts,
+)
 from cohortium.study.errors import DataError
 
 LABELS = {
-    "schema": "cohortium.scores/1",
+    "schema": "cohortium.scores/2",
     "model": "sha256:" + "a" * 64,
     "plan": "sha256:" + "c" * 64,
     "expires": "2026-12-31",
+    "node": "Kröger & Söhne",
+    "customers": "sha256:" + "d" * 64,
 }
 
 
@@ -41,6 +50,7 @@ def test_facts_are_read_without_rows(tmp_path: Path) -> None:
     facts = read_scores_facts(write(tmp_path / "scores.parquet"))
     assert (facts.rows, facts.model, facts.plan) == (3, LABELS["model"], LABELS["plan"])
     assert facts.expires.isoformat() == "2026-12-31"
+    assert facts.origin == ScoresOrigin(LABELS["node"], LABELS["customers"])
 
 
 def test_rows_come_in_batches_with_the_columns_asked_for(tmp_path: Path) -> None:
@@ -55,9 +65,11 @@ def test_rows_come_in_batches_with_the_columns_asked_for(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"schema": "cohortium.scores/2"}, "is not of schema cohortium.scores/1"),
+        ({"schema": "cohortium.scores/1"}, "is not of schema cohortium.scores/2"),
         ({"model": "sha256:short"}, "its metadata 'model' is no digest"),
         ({"plan": "none"}, "its metadata 'plan' is no digest"),
+        ({"customers": ""}, "its metadata 'customers' is no digest"),
+        ({"node": ""}, "its metadata 'node' is no name"),
         ({"expires": "2026-02-30"}, "its metadata 'expires' is no date"),
         ({"expires": "20261231"}, "its metadata 'expires' is no date"),
     ],
