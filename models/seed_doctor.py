@@ -14,6 +14,10 @@ but u, m and C are exact statistics of one institution's seeds. **A forecast sta
 
 The noise is not known in advance. One release's cosine therefore scatters around the forecast, and no forecast can be
 nearer to it than `CosineForecast.low` and `.high` say: for 100 seeds at a small epsilon by 0.1 and more.
+
+The means that rows are centred by are released, so they have noise e of a known covariance E, and what is seen of m is
+m - e. Of N seeds that turns the sum by N e, which more seeds do not cure; and |m - e|^2 is larger than |m|^2 by tr(E),
+which is taken off. Where the rest is within three standard deviations of |e|^2, nothing tells the seeds from the others.
 """
 
 from __future__ import annotations
@@ -48,6 +52,9 @@ LEAST_SEEDS = 100
 
 ADVISED_SEEDS = 500
 """Fewer seeds are accepted with a warning."""
+
+_SURE = 3.0
+"""Standard deviations by which a squared length must exceed what errors explain."""
 
 _NODES = 4096
 _MOST_MORE = 10_000_000
@@ -99,28 +106,43 @@ class SeedMoments:
         people: n, how many seeds, at least 2.
         mean: of their rows, in units of the clipping radius, shape (d,).
         covariance: of their rows, unbiased, shape (d, d).
+        centre_noise: E, covariance of the noise in what the rows are centred by, shape (d, d); None for public centres.
     """
 
     people: int
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    centre_noise: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         d = len(self.mean)
-        if self.people < 2 or self.mean.shape != (d,) or self.covariance.shape != (d, d) or d < 1:
+        squares = (self.covariance, self.noise_of_centre)
+        if self.people < 2 or self.mean.shape != (d,) or d < 1 or any(one.shape != (d, d) for one in squares):
             raise Defect("seed moments: shapes disagree")
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+        if not all(np.isfinite(one).all() for one in (self.mean, *squares)):
             raise Defect("seed moments: a value is not finite")
 
     @property
+    def noise_of_centre(self) -> NDArray[np.float64]:
+        """E, zeros for public centres."""
+        return np.zeros_like(self.covariance) if self.centre_noise is None else self.centre_noise
+
+    @property
+    def length_squared(self) -> float:
+        """|v|^2 / n^2 of these very seeds without noise, without bias: |mean|^2 less tr(E). 0 where E explains it."""
+        noise = self.noise_of_centre
+        square = float(self.mean @ self.mean) - float(np.trace(noise))
+        return square if square > _SURE * _deviation(noise) else 0.0
+
+    @property
     def signal_squared(self) -> float:
-        """|m|^2 of the population mean, without bias: |mean|^2 of a sample is too large by tr(C) / n. At least 0."""
-        return max(float(self.mean @ self.mean) - float(np.trace(self.covariance)) / self.people, 0.0)
+        """|m|^2 of the population mean, without bias: that of a sample is too large by tr(C) / n. At least 0."""
+        return max(self.length_squared - float(np.trace(self.covariance)) / self.people, 0.0)
 
     @property
     def is_distinct(self) -> bool:
-        """Whether |m|^2 is more than two standard deviations of its own sampling error above 0."""
-        return self.signal_squared > 2 * math.sqrt(2 * float((self.covariance**2).sum())) / self.people
+        """Whether |m|^2 is more than three standard deviations of its error, of sample and centre, above 0."""
+        return self.signal_squared > _SURE * _deviation(self.covariance / self.people + self.noise_of_centre)
 
 
 def seed_moments(rows: NDArray[np.float64]) -> SeedMoments:
@@ -170,8 +192,9 @@ class SeedForecast:
         population: cosine to the mean of the people of whom they are a sample.
         wanted: the centroid cosine that was asked for.
         more: how many more matched customers bring the expected centroid cosine there; 0 when it is there already,
-            None when ten million would not.
-        reachable: the largest expected centroid cosine for `more` None, else `wanted`.
+            None when ten million would not, or when nothing tells them from the rest.
+        reachable: for `more` None the largest expected centroid cosine, today's when nothing tells them from the rest;
+            else `wanted`.
     """
 
     here: int
@@ -192,7 +215,12 @@ class SeedForecast:
             f"Measured against the people of whom they are a sample, it is {self.population.expected:.2f}"
             f" ({self.population.low:.2f} to {self.population.high:.2f}).",
         ]
-        if self.more is None:
+        if self.more is None and self.reachable > self.centroid.expected:
+            lines.append(
+                f"However many more such customers there are, the noise of the model's means leaves at most"
+                f" {self.reachable:.2f}: {self.wanted:.2f} was wanted."
+            )
+        elif self.more is None:
             lines.append(
                 "No number of customers like these is known to help: they are hardly told from the rest."
                 f" List customers who have more in common, or spend more epsilon: {self.wanted:.2f} was wanted."
@@ -259,8 +287,10 @@ def _more(law: _Law, others: int, wanted: float, now: float) -> tuple[int | None
     """The fewest further seeds, by bisection: the expected cosine grows with the signal's length."""
     if now >= wanted:
         return 0, wanted
+    if not law.is_distinct:
+        return None, now
     top = law.centroid(others + _MOST_MORE).expected
-    if not law.is_distinct or top < wanted:
+    if top < wanted:
         return None, max(top, now)
     low, high = 0, _MOST_MORE
     while high - low > 1:
@@ -285,28 +315,34 @@ class _Law:
         self._n = moments.people
         self._mean = mapping @ moments.mean
         self._spread = float(np.trace(moments.covariance))
-        self._signal, self._length = moments.signal_squared, float(moments.mean @ moments.mean)
+        self._signal, self._length = moments.signal_squared, moments.length_squared
+        self._seen = float(moments.mean @ moments.mean)
         self._noise = noise * (_nodes(d) if transform is None else _nodes(d) @ mapping.T)
-        values, vectors = np.linalg.eigh(moments.covariance)
-        self._sampling = (_nodes(d, 1) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T @ mapping.T
+        self._sampling = _drawn(moments.covariance, 1) @ mapping.T
+        self._centre = None if moments.centre_noise is None else _drawn(moments.centre_noise, 2) @ mapping.T
 
     def centroid(self, others: int) -> CosineForecast:
-        """cos(v + z, v)."""
-        return _summary(_length(self._mean) * self._stretch(others), self._noise @ _unit(self._mean), self._noise)
+        """cos(v + z - n e, v)."""
+        error = self._error(self._n + others)
+        return _summary(_length(self._mean) * self._stretch(others), error @ _unit(self._mean), error)
 
     def population(self, others: int) -> CosineForecast:
-        """cos(n m + sampling error + z, m), m along the seeds' mean and of its unbiased length."""
-        n, shrink = self._n + others, math.sqrt(self._signal / self._length) if self._length > 0 else 0.0
-        error = self._noise + math.sqrt(n) * self._sampling
+        """cos(n m + sampling error + z - n e, m), m along the seeds' mean and of its unbiased length."""
+        n, shrink = self._n + others, math.sqrt(self._signal / self._seen) if self._seen > 0 else 0.0
+        error = self._error(n) + math.sqrt(n) * self._sampling
         return _summary(n * shrink * _length(self._mean), error @ _unit(self._mean), error)
 
+    def _error(self, n: int) -> NDArray[np.float64]:
+        """The noise of a sum of n rows, and n times that of their centre."""
+        return self._noise if self._centre is None else self._noise + n * self._centre
+
     def _stretch(self, k: int) -> float:
-        """Expected length of the sum of n + k seeds, in lengths of the seeds' mean."""
+        """Expected length of the sum of n + k seeds, in lengths of the seeds' mean as seen."""
         if self._length == 0:
             return 0.0
         n, signal = self._n, self._signal
         square = n * n * self._length + 2 * k * n * signal + k * k * signal + k * self._spread
-        return math.sqrt(square / self._length)
+        return math.sqrt(square / self._seen)
 
 
 def _summary(signal: float, along: NDArray[np.float64], error: NDArray[np.float64]) -> CosineForecast:
@@ -316,6 +352,11 @@ def _summary(signal: float, along: NDArray[np.float64], error: NDArray[np.float6
     cosine = np.clip((signal + along) / whole, -1.0, 1.0)
     low, high = np.quantile(cosine, (0.025, 0.975))
     return CosineForecast(float(cosine.mean()), float(low), float(high))
+
+
+def _deviation(covariance: NDArray[np.float64]) -> float:
+    """Standard deviation of the squared length of a Gaussian error of that covariance."""
+    return math.sqrt(2 * float((covariance**2).sum()))
 
 
 def _length(vector: NDArray[np.float64]) -> float:
@@ -328,6 +369,12 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     if length == 0:
         return np.asarray(np.eye(1, len(vector))[0])
     return np.asarray(vector / length)
+
+
+def _drawn(covariance: NDArray[np.float64], stream: int) -> NDArray[np.float64]:
+    """The nodes of a stream as Gaussian errors of that covariance, one a row."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((_nodes(len(values), stream) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 @lru_cache(maxsize=8)

@@ -2,19 +2,25 @@
 
 It looks at the first question of a campaign, the noised sum of the seeds' rows in the released frame of features, from
 which everybody's mean is taken. What the campaign does afterwards with a noisy direction makes it better, not worse, so
-the forecast is cautious. It is made from exact statistics of the seeds: it stays at the institution.
+the forecast is cautious. That mean has noise as well; what it explains of the seeds' distance is not taken for theirs.
+The forecast is made from exact statistics of the seeds: it stays at the institution.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cohortium.client.lookalike.admission import check_basis, load_approved
 from cohortium.client.lookalike.records import NodeRecords
 from cohortium.models.lookalike import lookalike_phases
 from cohortium.models.released import read_encoded
+from cohortium.models.row_moments import CONSTANT
 from cohortium.models.seed_doctor import SeedForecast, SeedMoments, forecast_seed, seed_moments, seed_noise
 from cohortium.models.seed_head import FrameFacts
 from cohortium.models.seed_queries import SeedSumQuery
@@ -84,8 +90,16 @@ def _moments(facts: FrameFacts, seeds: CustomerTable) -> SeedMoments:
     """
     frame = facts.frame
     words = quantise(frame.coordinates(frame.rows.of(seeds)), frame.radius) / SCALE
-    moments = seed_moments(words)
-    return SeedMoments(moments.people, moments.mean - facts.mean / frame.radius, moments.covariance)
+    moments, mean = seed_moments(words), facts.mean / frame.radius
+    return SeedMoments(moments.people, moments.mean - mean, moments.covariance, _mean_noise(facts, mean))
+
+
+def _mean_noise(facts: FrameFacts, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of the noise in everybody's mean: that of the sum, alike along all axes, and that of the number of
+    people, which stretches the mean."""
+    own = facts.mean_std / facts.frame.radius
+    count = math.sqrt(2.0) * facts.entry_std / (CONSTANT * facts.frame.rows.radius) ** 2
+    return own**2 * np.eye(len(mean)) + count**2 * np.outer(mean, mean)
 
 
 def _campaign(plan: EncoderPlan, seed: str, epsilon: float, model: str) -> LookalikePlan:

@@ -209,9 +209,12 @@ def make_charter(key: Ed25519PrivateKey | None) -> Charter:
 
 @pytest.fixture(scope="module")
 def customers(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return onboarded(contract, tmp_path_factory.mktemp("shop"), lines())
+
+
+def onboarded(contract: Contract, folder: Path, people: list[tuple[str, float, float, float, str]]) -> Path:
     """The folder that onboarding writes."""
-    folder = tmp_path_factory.mktemp("shop")
-    text = "\n".join(["id,visits,spend,constant,region", *(",".join(map(str, line)) for line in lines())])
+    text = "\n".join(["id,visits,spend,constant,region", *(",".join(map(str, line)) for line in people)])
     (folder / "people.csv").write_text(text + "\n", encoding="utf-8")
     onboard(contract, {"people": parse_source(str(folder / "people.csv"))}, folder / "customers", duplicates=False)
     return folder / "customers"
@@ -219,6 +222,10 @@ def customers(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def house(contract: Contract, customers: Path, tmp_path: Path) -> House:
+    return make_house(contract, customers, tmp_path)
+
+
+def make_house(contract: Contract, customers: Path, tmp_path: Path) -> House:
     node, key, plan = tmp_path / "node", Ed25519PrivateKey.generate(), make_plan(contract)
     create_node(node, NodeIdentity(institution="north"), contract)
     os.makedirs(node / "customers")
@@ -600,8 +607,11 @@ def test_a_killed_scoring_leaves_no_file_and_the_next_one_works(house: House) ->
 # --- the doctor ----------------------------------------------------------------------------------------------------
 
 
-def encoder_file(house: House) -> Path:
-    """A released encoder of the node's contract, from the exact moments of its own customers."""
+def encoder_file(house: House, shift: float = 0.0) -> Path:
+    """A released encoder of the node's contract, from the exact moments of its own customers.
+
+    Its mean coordinates have noise: everywhere so many standard deviations of it.
+    """
     document = {key: value for key, value in house.plan.to_json().items() if key not in ("model", "lookalike")}
     plan = parse_plan({**document, "study": "encoder", "name": "encoder", "shares": {}})
     assert isinstance(plan, EncoderPlan)
@@ -611,7 +621,7 @@ def encoder_file(house: House) -> Path:
         values = rows.of(house.people)
         moments = RowMoments(PEOPLE, values.mean(axis=0), np.cov(values.T, bias=True), 1e-3)
         frame, variances, factors = make_frame(rows, moments)
-        mean = frame.coordinates(values).mean(axis=0)
+        mean = frame.coordinates(values).mean(axis=0) + shift * 1e-3
         facts.append(FrameFacts(frame, PEOPLE, variances, factors, 1e-3, moments.mean, mean, 1e-3))
     encoder = facts[1].frame.rows.encoder
     assert encoder is not None
@@ -651,3 +661,15 @@ def test_the_doctor_forecasts_from_the_nodes_own_seeds(house: House) -> None:
             assert said in str(caught.value)
         with pytest.raises(DataError, match="kind"):
             forecast_list(records, "vip", house.path("features"), today=TODAY)
+
+
+def test_the_doctor_takes_the_noise_of_the_model_for_no_signal(contract: Contract, tmp_path: Path) -> None:
+    """Every customer is alike: whatever the noise of the released mean, no number of seeds can help."""
+    alike = [(f"c{i:05d}", 3.0, 5.0, 4.0, "east") for i in range(PEOPLE)]
+    house = make_house(contract, onboarded(contract, tmp_path, alike), tmp_path)
+    for shift in (0.0, 1.0, -1.2):
+        with open_records(house.node) as records:
+            told = forecast_list(records, "vip", encoder_file(house, shift), today=TODAY)
+        assert told.more is None
+        assert told.centroid.expected == pytest.approx(0.0, abs=0.01)
+        assert "No number of customers" in " ".join(told.advice())

@@ -102,7 +102,46 @@ def test_enough_seeds_need_no_more_and_are_not_warned_about() -> None:
 def test_seeds_that_are_like_the_rest_are_told_so() -> None:
     told = forecast_seed(seed_moments(rows(300, signal=0.0)), 50.0)
     assert told.more is None
+    assert told.reachable == told.centroid.expected
     assert any("hardly told from the rest" in line for line in told.advice())
+
+
+def test_the_noise_of_released_means_is_no_signal() -> None:
+    """Everybody is alike, seeds too: all that sets them apart is the noise of means and of the number of people."""
+    d, n, std, rng = 16, 300, 8.0, np.random.default_rng(9)
+    truth = np.full(d, 0.2)
+    noise = 0.01**2 * np.eye(d) + 0.02**2 * np.outer(truth, truth)
+    gaps = rng.multivariate_normal(np.zeros(d), noise, 100)
+    told = [forecast_seed(SeedMoments(n, gap, np.zeros((d, d)), noise), std) for gap in gaps]
+    assert sum(one.more is None for one in told) >= 95
+    assert sum(abs(one.centroid.expected) < 0.01 for one in told) >= 95
+    assert "No number of customers" in " ".join(told[0].advice())
+
+
+def test_the_forecast_counts_the_noise_of_released_means() -> None:
+    d, n, std, rng = 16, 300, 8.0, np.random.default_rng(10)
+    covariance, noise = 0.01 * np.eye(d), 0.02**2 * np.eye(d)
+    truth = np.zeros(d)
+    truth[0] = 0.15
+    seen, told, blind = [], [], []
+    for _ in range(100):
+        mean = truth + rng.normal(0, 0.02, d)
+        told.append(forecast_seed(SeedMoments(n, mean, covariance, noise), std).centroid.expected)
+        blind.append(forecast_seed(SeedMoments(n, mean, covariance), std).centroid.expected)
+        seen.append(cosines(n * mean, truth, rng.normal(0, std, (200, d))).mean())
+    assert np.mean(told) == pytest.approx(np.mean(seen), abs=0.01)
+    assert np.mean(blind) > np.mean(seen) + 0.03
+
+
+def test_a_noisy_mean_bounds_what_more_seeds_can_do() -> None:
+    d = 16
+    mean = np.zeros(d)
+    mean[0] = 0.15
+    told = forecast_seed(SeedMoments(300, mean, 1e-4 * np.eye(d), 0.02**2 * np.eye(d)), 8.0, wanted=0.95)
+    assert told.more is None
+    assert told.centroid.expected < told.reachable - 0.1
+    assert 0.8 < told.reachable < 0.95
+    assert f"the noise of the model's means leaves at most {told.reachable:.2f}: 0.95 was wanted." in told.advice()[2]
 
 
 def test_a_transform_bends_rows_and_noise_alike() -> None:
@@ -169,3 +208,7 @@ def test_bad_arguments_are_named() -> None:
         seed_noise(1.0, 1e-6, 0.5, institutions=3, noise=NoiseShare(8, 2))
     with pytest.raises(Defect):
         SeedMoments(100, np.zeros(3), np.zeros((2, 2)))
+    with pytest.raises(Defect):
+        SeedMoments(100, np.zeros(3), np.zeros((3, 3)), np.zeros((2, 2)))
+    with pytest.raises(Defect):
+        SeedMoments(100, np.zeros(3), np.zeros((3, 3)), np.full((3, 3), np.nan))
