@@ -17,7 +17,7 @@ nearer to it than `CosineForecast.low` and `.high` say: for 100 seeds at a small
 
 The means that rows are centred by are released, so they have noise e of a known covariance E, and what is seen of m is
 m - e. Of N seeds that turns the sum by N e, which more seeds do not cure; and |m - e|^2 is larger than |m|^2 by tr(E),
-which is taken off. Where the rest is within three standard deviations of |e|^2, nothing tells the seeds from the others.
+which is taken off. Where the rest is within three standard deviations of |e|^2, nothing sets the seeds apart.
 """
 
 from __future__ import annotations
