@@ -35,7 +35,11 @@ class PlanPeople:
         self._made: OrderedDict[str, CustomerTable] = OrderedDict()
 
     def of(self, plan: Plan) -> CustomerTable:
-        """The customers with the columns that such a plan's questions read; the same at every call."""
+        """The customers with the columns that such a plan's questions read.
+
+        The same at every call, but for a list that was removed since: its people may be marked until the node's next
+        start, and are not after it.
+        """
         if plan.digest not in self._made:
             self._made[plan.digest] = self._make(plan)
             while len(self._made) > _KEPT:
@@ -50,6 +54,6 @@ class PlanPeople:
             return table
         marked = np.zeros(len(table))
         name = plan.lookalike.seed
-        if self._seeds.use(name, plan.digest) is not None:  # the list cannot change from here on
+        if self._seeds.use(name, plan.digest) is not None:  # neither list nor absence changes from here on
             marked = self._seeds.mask(name, self._people).astype(np.float64)
         return table.with_column(SEED, marked)

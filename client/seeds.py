@@ -63,6 +63,7 @@ MOST_EXPORTED_SHARE = 0.5
 
 _MOST_MALFORMED = 0.05
 _CHUNK = 50_000
+_ABSENT = ""  # version in the use of a plan that found no list
 _LINES_AT_ONCE = 100_000
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -331,25 +332,25 @@ class SeedStore:
         """All lists, removed ones too, by name."""
         with self._store.begin() as connection:
             rows = connection.execute(select(_lists).order_by(_lists.c.name)).all()
-            used = set(connection.execute(select(_uses.c.name)).scalars())
+            used = set(connection.execute(select(_uses.c.name).where(_uses.c.version != _ABSENT)).scalars())
         return tuple(_seed_list(row, row.name in used) for row in rows)
 
     def use(self, name: str, plan: str) -> str | None:
-        """Bind a plan, by its digest, to the list of that name; from now on the list cannot change.
+        """Bind a plan, by its digest, to the list of that name or to there being none; neither changes from now on.
 
         Returns:
             The list's version, the same at every call for the same plan, as long as the list is there; None when there
-            is no such list.
+            is no such list, or was none when the plan first asked.
         """
         with self._store.begin() as connection:
             listed = connection.execute(select(_lists).where(_lists.c.name == name)).first()
-            if listed is None or listed.removed_at is not None:
-                return None
-            known = connection.execute(select(_uses).where(_uses.c.name == name, _uses.c.plan == plan)).first()
+            there = _ABSENT if listed is None or listed.removed_at is not None else str(listed.version)
+            bound = select(_uses.c.version).where(_uses.c.name == name, _uses.c.plan == plan)
+            known = connection.execute(bound).scalar()
             if known is None:
-                row = {"name": name, "plan": plan, "version": listed.version, "used_at": _now()}
+                row = {"name": name, "plan": plan, "version": there, "used_at": _now()}
                 connection.execute(insert(_uses).values(**row))
-            return str(listed.version)
+            return None if _ABSENT in (known, there) else there
 
     def members(self, name: str) -> NDArray[np.str_]:
         """The ids of a list in ascending order, shape (matched,); nobody where there is no such list."""
@@ -372,7 +373,7 @@ class SeedStore:
         """
         self._present(name)
         with self._store.begin() as connection:
-            used = connection.execute(select(_uses.c.plan).where(_uses.c.name == name)).first() is not None
+            used = _is_used(connection, name)
             connection.execute(delete(_members).where(_members.c.name == name))
             if used:
                 change = update(_lists).where(_lists.c.name == name).values(removed_at=_now())
@@ -496,7 +497,7 @@ class SeedStore:
                 salt = fresh_key()
                 connection.execute(insert(_salt).values(only=1, salt=salt))
             present = connection.execute(select(_lists.c.name).where(_lists.c.name == name)).first() is not None
-            used = connection.execute(select(_uses.c.plan).where(_uses.c.name == name)).first() is not None
+            used = _is_used(connection, name)
             same = origin is None or _is_there(connection, origin)
             if used or (present and not replace) or not same:
                 raise RefusedError("the list was changed by another process meanwhile", place=name, fix="try again")
@@ -599,6 +600,12 @@ def _refuse_exported(ids: pa.Array, already_exported: Callable[[NDArray[np.str_]
             place=place,
             fix="list customers whom the institution knows to be valuable by what they did",
         )
+
+
+def _is_used(connection: sa.Connection, name: str) -> bool:
+    """Whether a plan is bound to members of that list."""
+    uses = select(_uses.c.plan).where(_uses.c.name == name, _uses.c.version != _ABSENT)
+    return connection.execute(uses).first() is not None
 
 
 def _is_there(connection: sa.Connection, origin: SeedOrigin) -> bool:

@@ -191,6 +191,28 @@ def test_a_plan_is_bound_to_a_version_and_stays_so(store: SeedStore, listed: Any
     assert store.use("nothing", PLAN) is None
 
 
+def test_a_plan_that_found_no_list_never_sees_one(store: SeedStore, listed: Any, database: sa.Engine) -> None:
+    assert store.use("late", PLAN) is None
+    store.add("late", listed(ids(200)), "id", people())
+    assert store.use("late", PLAN) is None
+    assert SeedStore(database).use("late", PLAN) is None, "after a restart too"
+    assert not store.lists()[0].used, "no plan used it: it may change"
+    store.add("late", listed(ids(300)), "id", people(), replace=True)
+    assert store.use("late", OTHER) == store.lists()[0].version
+    assert store.lists()[0].used
+    store.remove("late")
+    assert store.use("late", "sha256:" + "d" * 64) is None
+    assert [entry.removed for entry in store.lists()] == [True]
+
+
+def test_a_list_whose_absence_alone_was_seen_leaves_its_name_when_removed(store: SeedStore, listed: Any) -> None:
+    store.use("late", PLAN)
+    for _ in range(2):
+        store.add("late", listed(ids(200)), "id", people())
+        store.remove("late")
+        assert store.lists() == ()
+
+
 def test_versions_tell_equal_lists_of_one_store_and_nothing_across_stores(tmp_path: Path, listed: Any) -> None:
     versions = []
     for name in ("a", "b"):
