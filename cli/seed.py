@@ -62,6 +62,8 @@ def add(
             replace=replace,
             already_exported=lambda ids: looks_like_audience(ids.tolist(), audiences),
         )
+        erased = not replace or records.seeds.erase_log()
+    _warn_unless(erased)
     if as_json:
         typer.echo(json.dumps({"name": name, "counts": asdict(counts), "advice": counts.advice()}, indent=2))
         return
@@ -98,13 +100,20 @@ def list_seeds(node: _Node, as_json: _Json = False) -> None:
 def remove(node: _Node, name: _Name) -> None:
     """Erase a list's members for good. The name of a list that a plan has used is not given to another one.
 
+    Lists that were refined from it keep their members, and are named.
+
     \b
     Example:
       cohortium seed remove state/north vip
     """
     with open_records(node) as records:
-        records.seeds.remove(name)
+        done = records.seeds.remove(name)
+    _warn_unless(done.erased)
     typer.echo(f"removed '{name}'")
+    if done.refined:
+        typer.echo(
+            f"its members are also in {', '.join(done.refined)}, refined from it: remove these too if they must go"
+        )
 
 
 @app.command("refine")
@@ -171,6 +180,15 @@ def doctor(
         return
     for line in told.advice():
         typer.echo(line)
+
+
+def _warn_unless(erased: bool) -> None:
+    if not erased:
+        typer.echo(
+            "warning: another process reads the node's database: the erased ids stay in its log until no process has it"
+            " open — fix: stop the node once",
+            err=True,
+        )
 
 
 def _state(entry: SeedList) -> str:

@@ -47,6 +47,7 @@ __all__ = [
     "SeedList",
     "SeedOrigin",
     "SeedRefinement",
+    "SeedRemoval",
     "SeedStore",
 ]
 
@@ -220,6 +221,19 @@ class SeedList:
     origin: SeedOrigin | None = None
 
 
+@dataclass(frozen=True)
+class SeedRemoval:
+    """What the removal of a list left. It stays at the institution.
+
+    Args:
+        refined: lists that are still there and were refined from it, directly or through others, by name.
+        erased: whether the ids are gone from the database's files; False while another process was reading.
+    """
+
+    refined: tuple[str, ...]
+    erased: bool
+
+
 class SeedStore:
     """An institution's seed lists, in the database that also holds its ledger.
 
@@ -262,7 +276,8 @@ class SeedStore:
             source: CSV (also .gz) or Parquet file; .txt with one id a line when `column` is None.
             column: which column holds the ids.
             people: the institution's customer table.
-            replace: put it in the place of a list of that name which no plan has used yet.
+            replace: put it in the place of a list of that name which no plan has used yet; `erase_log` then takes what
+                the old one left in the database's log.
             already_exported: gives the share of some ids that were exported as an audience.
             resources: memory and threads.
 
@@ -365,13 +380,17 @@ class SeedStore:
         marked = pc.is_in(_ids_of(people), value_set=pa.chunked_array(parts).combine_chunks())
         return np.asarray(marked.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
-    def remove(self, name: str) -> None:
-        """Erase a list's members for good. The name of a list that a plan used is not given to another one.
+    def remove(self, name: str) -> SeedRemoval:
+        """Erase a list's members. The name of a list that a plan used is not given to another one.
+
+        From SQLite's files too, not only from its tables. What was written over on the disk itself is up to its file
+        system and its owner.
 
         Raises:
             RefusedError: there is no such list, or it is removed already.
         """
-        self._present(name)
+        known = self._present(name)
+        refined = _refined_from(known, self.lists())
         with self._store.begin() as connection:
             used = _is_used(connection, name)
             connection.execute(delete(_members).where(_members.c.name == name))
@@ -380,6 +399,20 @@ class SeedStore:
                 connection.execute(change)
             else:
                 connection.execute(delete(_lists).where(_lists.c.name == name))
+        return SeedRemoval(refined, self.erase_log())
+
+    def erase_log(self) -> bool:
+        """Copy the write-ahead log into the database's file and cut it off: erased pages would stay in it.
+
+        Returns:
+            False while another process reads: then the log stays until the last process closes the database.
+        """
+        connection = self._store.raw_connection()  # not within a transaction
+        try:
+            busy, *_pages = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.close()
+        return not busy
 
     def _present(self, name: str) -> SeedList:
         """The list of that name; `RefusedError` when there is none, or its members are gone."""
@@ -600,6 +633,18 @@ def _refuse_exported(ids: pa.Array, already_exported: Callable[[NDArray[np.str_]
             place=place,
             fix="list customers whom the institution knows to be valuable by what they did",
         )
+
+
+def _refined_from(source: SeedList, lists: tuple[SeedList, ...]) -> tuple[str, ...]:
+    """Names of the lists that are there and were made of that one, through removed ones too."""
+    found = {source.name: source.version}
+    for _ in lists:  # a chain is no longer than there are lists
+        found |= {
+            each.name: each.version
+            for each in lists
+            if each.origin and found.get(each.origin.list) == each.origin.version
+        }
+    return tuple(each.name for each in lists if each.name in found and each.name != source.name and not each.removed)
 
 
 def _is_used(connection: sa.Connection, name: str) -> bool:

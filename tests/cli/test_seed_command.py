@@ -20,6 +20,7 @@ from cohortium.cli.main import main
 from cohortium.client.lookalike import open_records, refine_list
 from cohortium.client.node import NodeIdentity, create_node
 from cohortium.client.onboarding import onboard, parse_source
+from cohortium.client.seeds import SeedStore
 from cohortium.models.basis import Basis, Block
 from cohortium.models.features import Rows, on_weight_grid
 from cohortium.models.ranker import Ranker
@@ -220,6 +221,34 @@ def test_a_share_thins_and_json_is_printed_alone(home: Path, cohortium: Callable
     assert len(members_of(home, "short")) == kept >= 100
     entries = cohortium("seed", "list", "node", "--json").json
     assert next(e["origin"]["model"] for e in entries if e["name"] == "short") == told["model"]
+
+
+def test_removing_names_the_lists_refined_from_it(home: Path, cohortium: Callable[..., Outcome]) -> None:
+    assert cohortium("seed", "refine", "node", "vip", *WINTER, "--as", "vip-clean").code == 0
+    outcome = cohortium("seed", "remove", "node", "vip")
+    assert (outcome.code, outcome.err) == (0, "")
+    first, second = outcome.out.splitlines()
+    assert first == "removed 'vip'"
+    assert second.startswith("its members are also in vip-clean, refined from it")
+    assert cohortium("seed", "remove", "node", "vip-clean").out.splitlines() == ["removed 'vip-clean'"]
+
+
+@pytest.mark.parametrize("how", ["remove", "replace"])
+def test_ids_that_stay_in_the_log_are_told(
+    home: Path, cohortium: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    words: tuple[str, ...] = ("remove", "node", "vip")
+    if how == "replace":
+        words = ("add", "node", "vip", "--file", "vip.csv", "--column", "id", "--replace")
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedStore, "erase_log", lambda self: False)
+        outcome = cohortium("seed", *words)
+    assert outcome.code == 0
+    assert outcome.err.startswith("warning: another process reads the node's database")
+    assert outcome.err.count("\n") == 1
+    assert " — fix: " in outcome.err
+    if how == "replace":
+        assert cohortium("seed", *words).err == ""
 
 
 def test_nothing_is_charged(home: Path, cohortium: Callable[..., Outcome]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,54 @@ def test_removing_erases_the_members_and_a_used_name_is_never_given_again(
         store.add("vip", listed(ids(300)), "id", people(), replace=True)
     with pytest.raises(RefusedError, match="no seed list of that name"):
         store.remove("vip")
+
+
+def on_disk(database: sa.Engine) -> bytes:
+    path = Path(str(database.url.database))
+    return b"".join(each.read_bytes() for each in path.parent.glob(path.name + "*"))
+
+
+@pytest.mark.parametrize("how", ["remove", "replace"])
+def test_no_id_of_an_erased_list_stays_on_disk_while_another_process_has_the_database_open(
+    store: SeedStore, listed: Any, database: sa.Engine, how: str
+) -> None:
+    with contextlib.closing(sqlite3.connect(str(database.url.database))) as other:
+        other.execute("SELECT count(*) FROM seed_lists").fetchone()
+        store.add("vip", listed(ids(200)), "id", people())
+        assert b"c00150" in on_disk(database)
+        if how == "remove":
+            assert store.remove("vip").erased
+        else:
+            store.add("vip", listed(ids(800, 950)), "id", people(), replace=True)
+            assert store.erase_log()
+        assert b"c00150" not in on_disk(database)
+
+
+def test_a_log_that_another_process_reads_is_said_to_stay(store: SeedStore, listed: Any, database: sa.Engine) -> None:
+    database.dispose()
+    sa.event.listen(database, "connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout=10"))
+    store.add("vip", listed(ids(200)), "id", people())
+    with contextlib.closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM seed_lists").fetchone()
+        assert not store.remove("vip").erased
+        assert b"c00150" in on_disk(database)
+        other.execute("ROLLBACK")
+        assert store.erase_log()
+    assert b"c00150" not in on_disk(database)
+
+
+def test_removing_names_the_lists_that_were_refined_from_it(store: SeedStore, listed: Any) -> None:
+    store.add("vip", listed(ids(400)), "id", people())
+    store.add("other", listed(ids(400)), "id", people())
+    for source, name, least in (("vip", "b", 100), ("b", "a", 150), ("other", "z", 100)):
+        store.refine(source, name, rule_from(least), MODEL, people())
+    store.use("b", PLAN)
+    assert store.remove("b").refined == ("a",)
+    assert store.remove("vip").refined == ("a",), "through the list between, which is gone"
+    store.add("vip", listed(ids(500)), "id", people())
+    assert store.remove("vip").refined == (), "another list of the same name"
+    assert store.remove("a").refined == ()
 
 
 def test_a_failed_write_leaves_the_earlier_list_whole(
