@@ -61,6 +61,9 @@ _Suppress = Annotated[
     list[Path] | None, typer.Option(help="CSV or Parquet file of customers who stay out; repeat it for several.")
 ]
 _Column = Annotated[str, typer.Option(help="Which column of the suppression lists holds the ids.")]
+_AllowUnmatched = Annotated[
+    bool, typer.Option("--allow-unmatched", help="Take suppression lists of which nobody is a customer here.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -75,6 +78,7 @@ def preview_levels(
     cutoff: Annotated[list[float] | None, typer.Option(help="A cut-off on the score instead; repeat it.")] = None,
     suppress: _Suppress = None,
     column: _Column = "id",
+    allow_unmatched: _AllowUnmatched = False,
     as_json: _Json = False,
 ) -> None:
     """Show how many customers every level would have here, in bands, after all exclusions. Nothing is recorded.
@@ -92,8 +96,9 @@ def preview_levels(
             levels,
             origin=records.origin(),
             min_cell=_min_cell(records, scores),
-            suppression=_lists(suppress, column),
+            suppression=_lists(suppress, column, allow_unmatched),
         )
+    _warn_of_strangers(told.lists)
     if as_json:
         typer.echo(json.dumps(_preview_json(told, hidden), indent=2))
     else:
@@ -112,6 +117,7 @@ def create_audience(
     cutoff: Annotated[float | None, typer.Option(help="A cut-off on the score instead of a level.")] = None,
     suppress: _Suppress = None,
     column: _Column = "id",
+    allow_unmatched: _AllowUnmatched = False,
     allow_name: Annotated[
         str | None, typer.Option(metavar="REASON", help="Why a name that suggests something sensitive is right.")
     ] = None,
@@ -139,7 +145,7 @@ def create_audience(
             chosen_level,
             name,
             min_cell=_min_cell(records, scores),
-            suppression=_lists(suppress, column),
+            suppression=_lists(suppress, column, allow_unmatched),
             name_reason=allow_name,
             replaces=replaces,
         )
@@ -153,6 +159,7 @@ def refresh_audience(
     scores: _Scores,
     suppress: _Suppress = None,
     column: _Column = "id",
+    allow_unmatched: _AllowUnmatched = False,
     as_json: _Json = False,
 ) -> None:
     """Choose an active audience's members anew from newer scores of the same model; the next export has the changes.
@@ -164,7 +171,7 @@ def refresh_audience(
       cohortium audience refresh state/north aud-0123 --scores scores.parquet --suppress objections.csv
     """
     with open_records(node) as records:
-        made = refresh(records.audiences(), audience, scores, suppression=_lists(suppress, column))
+        made = refresh(records.audiences(), audience, scores, suppression=_lists(suppress, column, allow_unmatched))
     _print_chosen(made, as_json=as_json)
 
 
@@ -326,8 +333,8 @@ def _min_cell(records: NodeRecords, scores: Path) -> int:
     return approved_plan(records, read_scores_facts(scores).plan, str(scores)).min_cell
 
 
-def _lists(files: list[Path] | None, column: str) -> tuple[IdList, ...]:
-    return tuple(IdList(file, column) for file in files or ())
+def _lists(files: list[Path] | None, column: str, allow_unmatched: bool) -> tuple[IdList, ...]:
+    return tuple(IdList(file, column, allow_unmatched) for file in files or ())
 
 
 def _format(text: str) -> Format:
@@ -372,6 +379,7 @@ def _print_preview(told: Preview, hidden: dict[str, str]) -> None:
 
 def _print_chosen(made: ChosenAudience, *, as_json: bool) -> None:
     audience, out = made.audience, made.excluded
+    _warn_of_strangers(made.lists)
     if as_json:
         told = {**_audience_json(made), "out": asdict(out), "lists": [_match_json(match) for match in made.lists]}
         typer.echo(json.dumps(told, indent=2))
@@ -384,6 +392,13 @@ def _print_chosen(made: ChosenAudience, *, as_json: bool) -> None:
 def _print_matches(lists: tuple[ListMatch, ...]) -> None:
     for match in lists:
         typer.echo(f"{match.file}: {match.matched:,} of {match.ids:,} ids are customers here, {match.blank:,} blank")
+
+
+def _warn_of_strangers(lists: tuple[ListMatch, ...]) -> None:
+    for match in lists:
+        if match.unmatched > match.matched:
+            what = f"{match.unmatched:,} of {match.ids:,} ids are nobody's here"
+            typer.echo(f"warning: {match.file}: {what}; check --column and how the ids are written", err=True)
 
 
 def _match_json(match: ListMatch) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Files that an operator brings: lists of ids that stay out, and contacts by id. CSV or Parquet, of any size.
 
-A list of objections that is read wrongly lets people in who objected. A malformed line is therefore refused rather
-than counted, and what did not match is always shown.
+A list of objections that is read wrongly lets people in who objected. A malformed line and a list that matches nobody
+are therefore refused rather than counted, and what did not match is always shown.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from cohortium.study.errors import DataError
 
 __all__ = ["Contacts", "IdList", "ListMatch", "load_contacts", "load_lists"]
 
+_NESTED = ("STRUCT", "MAP", "UNION")
+
 
 @dataclass(frozen=True)
 class IdList:
@@ -26,10 +28,12 @@ class IdList:
     Args:
         path: CSV (also .gz) or Parquet; text with a header line.
         column: which holds the ids, written as in the scores file; blanks around them do not matter.
+        may_match_nobody: whether it is known that perhaps none of them is a customer here.
     """
 
     path: Path
     column: str = "id"
+    may_match_nobody: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def load_lists(engine: Engine, lists: Sequence[IdList], scored: str) -> tuple[Li
         scored: relation with the scored customers' `id`.
 
     Raises:
-        DataError: a missing file, an unknown kind of file, a missing column, a malformed line, a list without ids.
+        DataError: a missing file, an unknown kind of file, a missing column or one of lists, a malformed line, a list
+            without ids, or one of which nobody was scored unless it `may_match_nobody`.
     """
     return tuple(_load_list(engine, number, each, scored) for number, each in enumerate(lists, start=1))
 
@@ -112,6 +117,12 @@ def _load_list(engine: Engine, number: int, each: IdList, scored: str) -> ListMa
         raise DataError(f"column '{each.column}' has no id", place=place, fix="name the column that holds the ids")
     known = f"SELECT count(*) FROM (SELECT DISTINCT id FROM {table}) SEMI JOIN {scored} USING (id)"
     ((matched,),) = engine.run("matching", known, place)
+    if matched == 0 and not each.may_match_nobody:
+        raise DataError(
+            f"no id in column '{each.column}' is a customer's here",
+            place=place,
+            fix="name the column with ids as they were onboarded, or allow it with --allow-unmatched",
+        )
     engine.run("collecting", f"INSERT INTO suppressed SELECT id FROM {table} WHERE id IS NOT NULL", place)
     engine.run("dropping", f"DROP TABLE {table}", place)
     return ListMatch(place, int(ids), int(blank), int(matched))
@@ -124,7 +135,16 @@ def _opened(engine: Engine, name: str, path: Path, columns: Sequence[str]) -> Op
         raise DataError(
             f"no column '{missing[0]}'", place=path.name, fix="check the header line, or name the column that holds it"
         )
+    nested = [column for column in columns if _is_nested(opened.types[column])]
+    if nested:
+        raise DataError(
+            f"column '{nested[0]}' has more than one value a line", place=path.name, fix="write one plain value a line"
+        )
     return opened
+
+
+def _is_nested(kind: str) -> bool:
+    return kind.endswith("]") or kind.startswith(_NESTED)
 
 
 def _cell(opened: OpenSource, column: str) -> str:

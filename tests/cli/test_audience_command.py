@@ -519,6 +519,33 @@ class TestAudience:
         assert_mistake(cohortium("audience", "create", "node", "--name", "spring", *words), said)
         assert cohortium("audience", "list", "node", "--json").json == []
 
+    def test_a_list_that_matches_nobody_is_refused_unless_it_is_meant(
+        self, scored: Path, cohortium: Callable[..., Outcome]
+    ) -> None:
+        made = cohortium(*CREATE, "--json").json["id"]
+        (scored / "lower.csv").write_text("who\nC00900\nC00901\n")
+        suppress = ("--suppress", "lower.csv", "--column", "who")
+        for words in (
+            ("audience", "preview", "node", *SCORES, *MODEL, *suppress),
+            ("audience", "create", "node", *SCORES, *MODEL, "--name", "b", "--level", "broad", *suppress),
+            ("audience", "refresh", "node", made, *SCORES, *suppress),
+        ):
+            assert_mistake(cohortium(*words), "lower.csv: no id in column 'who' is a customer's here")
+            allowed = cohortium(*words, "--allow-unmatched", "--json")
+            assert allowed.json["lists"][0]["matched"] == 0
+            assert allowed.err.startswith("warning: lower.csv: 2 of 2 ids are nobody's here")
+
+    def test_more_strangers_than_customers_on_a_list_are_warned_of(
+        self, scored: Path, cohortium: Callable[..., Outcome]
+    ) -> None:
+        words = ("audience", "preview", "node", *SCORES, *MODEL, "--suppress", "list.csv")
+        for strangers, err in ((2, ""), (3, "warning: list.csv: 3 of 5 ids are nobody's here")):
+            (scored / "list.csv").write_text("\n".join(["id", "c00900", "c00901", *map(str, range(strangers))]))
+            told = cohortium(*words)
+            assert told.code == 0
+            assert bool(told.err) == bool(err)
+            assert told.err.startswith(err)
+
     def test_another_nodes_scores_make_no_audience(self, scored: Path, cohortium: Callable[..., Outcome]) -> None:
         made = cohortium(*CREATE, "--json").json
         shutil.copytree(scored / "node", scored / "west")

@@ -234,6 +234,8 @@ def test_ids_in_a_list_may_be_numbers(house: Any) -> None:
         ("list.csv", "id\n\n", "id", "column 'id' has no id"),
         ("list.csv", "id,why\nc0990,call\nc0991\n", "id", "has malformed lines"),
         ("list.csv", "", "id", "the file is empty"),
+        ("list.csv", "id,ref\nc0990,r1\n", "ref", "no id in column 'ref' is a customer's here"),
+        ("list.csv", "id\nC0990\n", "id", "name the column with ids as they were onboarded"),
         ("list.parquet", "id", "id", "the database refused"),
     ],
 )
@@ -249,6 +251,21 @@ def test_a_list_that_cannot_be_read_surely_is_refused(
     assert name in str(caught.value)
     assert "c099" not in str(caught.value)
     assert list_audiences(house.store) == ()
+
+
+def test_a_list_of_nobody_may_be_allowed(house: Any, crowd: dict[str, float]) -> None:
+    listed = IdList(house.csv("out.csv", id=["stranger"]), may_match_nobody=True)
+    made = house.create(crowd, suppression=[listed])
+    assert (made.lists[0].matched, made.lists[0].unmatched, made.excluded.suppressed) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("ids", [[["c0990"]], [{"id": "c0990"}]])
+def test_a_column_of_lists_is_no_column_of_ids(house: Any, crowd: dict[str, float], ids: list[Any]) -> None:
+    path = house.folder / "out.parquet"
+    pq.write_table(pa.table({"id": ids}), path)
+    with pytest.raises(DataError, match=r"out\.parquet: column 'id' has more than one value a line") as caught:
+        house.create(crowd, suppression=[IdList(path, may_match_nobody=True)])
+    assert "c099" not in str(caught.value)
 
 
 def test_an_id_that_was_scored_twice_is_refused_wherever_it_stands(house: Any, crowd: dict[str, float]) -> None:
