@@ -249,7 +249,14 @@ def _register(
                 continue
             file = work / "seeds.parquet"
             pq.write_table(pa.table({"id": pa.array(own, pa.string())}), file)
-            counts = node.seeds.add(name, file, "id", node.people)
+            try:
+                counts = node.seeds.add(name, file, "id", node.people)
+            except (DataError, RefusedError) as error:  # of a file that nobody but this function knows
+                raise type(error)(
+                    error.message,
+                    place=f"{seeds.file}: customers of '{institution}'",
+                    fix=f"{error.fix}; or name other institutions with --seed-institutions",
+                ) from error
             say(f"  {institution}: {counts.allowed:,} seeds")
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -310,6 +310,19 @@ def test_seeds_that_cannot_be_registered_leave_nothing_behind(
     assert not (shop / "campaign").exists()
 
 
+def test_a_list_too_short_at_one_institution_names_the_file_and_the_institution(shop: Path) -> None:
+    base = simulate_encoder(order(shop, "encoder"), lambda _line: None)
+    ids = [f"c{row}" for row in range(0, 6000, 3)][:300] + [f"c{row}" for row in range(1, 6000, 3)][:76]
+    (shop / "short.csv").write_text("\n".join(["id", *ids]) + "\n")
+    wrong = replace(seeds(shop), file=shop / "short.csv", institutions=None)
+    with pytest.raises(RefusedError, match="76 usable seeds") as caught:
+        simulate_campaign(order(shop, "campaign", base=base), wrong, lambda _line: None)
+    assert caught.value.place == f"{shop / 'short.csv'}: customers of 'east'"
+    assert caught.value.fix is not None
+    assert "--seed-institutions" in caught.value.fix
+    assert "seeds.parquet" not in str(caught.value)
+
+
 def test_an_interrupted_encoder_goes_on_from_where_it_stopped(shop: Path) -> None:
     class StopError(Exception):
         pass
