@@ -41,15 +41,15 @@ def init(
     """
     for path in write_starter(folder, data, institutions, lookalike=lookalike):
         typer.echo(f"wrote {path}")
-    if data is not None:
-        typer.echo(f"next: cohortium simulate {folder / 'plan.toml'} --data {data} --out results")
-        if lookalike:
-            out, state = folder / "encoder", f"--state {folder / 'nodes'}"
-            typer.echo(f"  or: cohortium simulate {folder / 'encoder.toml'} --data {data} {state} --out {out}, then")
-            plan, seeds = folder / "campaign.toml", "--seeds YOUR_SEEDS.csv"
-            typer.echo(f"      cohortium simulate {plan} --data {data} {state} {seeds} --out {folder / 'campaign'}")
-        return
-    typer.echo("next: adapt contract.toml to your tables, then")
-    typer.echo(f"  cohortium data check {folder / 'contract.toml'} YOUR_TABLE")
-    parts = institutions or 3
-    typer.echo(f"  cohortium simulate {folder / 'plan.toml'} --data YOUR_TABLE --institutions {parts} --out results")
+    source = f"--data {data}" if data is not None else f"--data YOUR_TABLE --institutions {institutions or 3}"
+    if data is None:
+        typer.echo("next: adapt contract.toml to your tables, then")
+        typer.echo(f"  cohortium data check {folder / 'contract.toml'} YOUR_TABLE")
+        typer.echo(f"  cohortium simulate {folder / 'plan.toml'} {source} --out results")
+    else:
+        typer.echo(f"next: cohortium simulate {folder / 'plan.toml'} {source} --out results")
+    if lookalike:
+        out, state = folder / "encoder", f"--state {folder / 'nodes'}"
+        typer.echo(f"  or: cohortium simulate {folder / 'encoder.toml'} {source} {state} --out {out}, then")
+        plan, seeds = folder / "campaign.toml", "--seeds YOUR_SEEDS.csv"
+        typer.echo(f"      cohortium simulate {plan} {source} {state} {seeds} --out {folder / 'campaign'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cohortium.governance.report import RunSummary, load_summary
 from cohortium.study.bundle import load_bundle
 from cohortium.study.charter import parse_charter
 from cohortium.study.errors import Defect
+from cohortium.study.plans import named_model
 
 REGIONS = ("north", "south", "west")
 LEAVES = [
@@ -197,6 +199,22 @@ class TestInit:
         (tmp_path / "contract.toml").write_text("mine", encoding="utf-8")
         assert_mistake(cohortium("init", tmp_path), "contract.toml")
         assert contents(tmp_path) == {"contract.toml": b"mine"}
+
+    @pytest.mark.parametrize("data", [None, "bank-world"])
+    def test_init_names_every_step_to_a_campaign_with_the_files_it_wrote(
+        self, cohortium: Callable[..., Outcome], tmp_path: Path, data: str | None
+    ) -> None:
+        folder = tmp_path / "new"
+        outcome = cohortium("init", folder, "--lookalike", *(("--data", data) if data else ()))
+        steps = [shlex.split(line) for line in outcome.out.splitlines() if "cohortium simulate" in line]
+        plans = {words[words.index("simulate") + 1]: words for words in steps}
+        assert set(plans) == {str(folder / f"{name}.toml") for name in ("plan", "encoder", "campaign")}
+        encoder, campaign = plans[str(folder / "encoder.toml")], plans[str(folder / "campaign.toml")]
+        trained = Path(encoder[encoder.index("--out") + 1].rstrip(",")) / "encoder.safetensors"
+        assert named_model(folder / "campaign.toml") == trained
+        assert "--seeds" in campaign
+        for option in ("--state", "--data", *(() if data else ("--institutions",))):
+            assert encoder[encoder.index(option) + 1] == campaign[campaign.index(option) + 1]
 
     def test_init_refuses_an_unknown_set(self, cohortium: Callable[..., Outcome], tmp_path: Path) -> None:
         outcome = cohortium("init", tmp_path / "new", "--data", "ta-fang")
