@@ -13,7 +13,7 @@ Contributions add up to the score of a ranker on features; those on the embeddin
 
 A feature that is the same for everybody moves every score alike and changes no ranking. Its contribution is what sets
 it apart from the released mean: nothing, but for the grid and the noise of that mean. What weighs less than a hundredth
-of all contributions together is no reason.
+of all contributions together is no reason; noise can lift it above that, and a ranker does not say how noisy it is.
 """
 
 from __future__ import annotations
