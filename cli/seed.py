@@ -129,10 +129,11 @@ def refine(
 ) -> None:
     """Make a new list of an old one, without members who look like the rest, and thinned to a share if asked.
 
-    Who looks like the rest is decided by the released model alone, member by member; the draw is by a key that is
-    fresh each time. So state a share in advance: a share tuned to the counts would make members depend on each other.
-    The old list stays as it is. Nothing leaves the node, and nothing is charged. A list is best used whole, even with
-    strangers in it: refine one that must be short, or must not hold strangers.
+    Who looks like the rest is decided by the released model alone, member by member; the draw is by a secret of the
+    node, and the same refinement made again draws the same members. State a share in advance: a share tuned to the
+    counts would make members depend on each other. The old list stays as it is. Nothing leaves the node, and nothing is
+    charged. A list is best used whole, even with strangers in it: refine one that must be short, or must not hold
+    strangers.
 
     \b
     Examples:

@@ -313,9 +313,13 @@ class SeedStore:
     ) -> SeedRefinement:
         """Keep the part of a list that a rule chooses as a list of its own: whole, or not at all.
 
-        Who is kept follows from each member's own row and id, from the rule and from a key that is fresh here and then
-        forgotten (`models.seed_choice`): adding or removing a person changes nobody else's membership, and what a
-        campaign promises of the new list is what it promises of any. Nothing leaves the node and nothing is charged.
+        Who is kept follows from each member's own row and id, from the rule and from a key (`models.seed_choice`). The
+        key follows from the node's secret, the source's version, the model, the new name and the rates of the draw:
+        the same refinement made again keeps the same members, so that none can be drawn until its counts please.
+
+        Whether the new list is made at all depends on everybody in the source: on its version, and on whether the kept
+        pass the floors. Both are seen by this institution's operator alone. Nothing leaves the node and nothing is
+        charged.
 
         Args:
             source: name of a list that is there, used by a plan or not; it stays as it is.
@@ -332,7 +336,7 @@ class SeedStore:
         known = self._present(source)
         self._refuse_taken(name, replace=False)
         listed = people.take(self.mask(source, people))
-        passed, kept = rule.kept(listed, fresh_key())
+        passed, kept = rule.kept(listed, self._draw_key(known.version, model, name, rule))
         counts = self._counted(
             listed.take(kept), listed=known.counts.matched, unknown=known.counts.matched - len(listed)
         )
@@ -444,6 +448,13 @@ class SeedStore:
                 "there is a list of this name", place=name, fix="choose another name, or replace that list"
             )
 
+    def _draw_key(self, version: str, model: str, name: str, rule: SeedRule) -> bytes:
+        """32 bytes that only this node can make, and makes the same for the same refinement."""
+        with self._store.begin() as connection:
+            secret = _secret(connection)
+        made_of = canonical_bytes({"version": version, "model": model, "name": name, "rates": rule.rates.tolist()})
+        return hashlib.blake2b(made_of, key=secret, person=b"seed draw", digest_size=32).digest()
+
     def _folder(self) -> Path | None:
         """Where the database is: ids that spill to disk stay as private as the database."""
         path = self._store.url.database
@@ -525,10 +536,6 @@ class SeedStore:
     ) -> None:
         """One transaction. What was checked before reading is checked again inside it."""
         with self._store.begin() as connection:
-            salt = connection.execute(select(_salt.c.salt)).scalar()
-            if salt is None:
-                salt = fresh_key()
-                connection.execute(insert(_salt).values(only=1, salt=salt))
             present = connection.execute(select(_lists.c.name).where(_lists.c.name == name)).first() is not None
             used = _is_used(connection, name)
             same = origin is None or _is_there(connection, origin)
@@ -536,7 +543,7 @@ class SeedStore:
                 raise RefusedError("the list was changed by another process meanwhile", place=name, fix="try again")
             connection.execute(delete(_lists).where(_lists.c.name == name))
             connection.execute(delete(_members).where(_members.c.name == name))
-            digest = hmac.new(salt, digestmod=hashlib.sha256)
+            digest = hmac.new(_secret(connection), digestmod=hashlib.sha256)
             for number, start in enumerate(range(0, len(ids), _CHUNK)):
                 chunk = json.dumps(ids.slice(start, _CHUNK).to_pylist()).encode()
                 digest.update(len(chunk).to_bytes(8, "big") + chunk)
@@ -645,6 +652,15 @@ def _refined_from(source: SeedList, lists: tuple[SeedList, ...]) -> tuple[str, .
             if each.origin and found.get(each.origin.list) == each.origin.version
         }
     return tuple(each.name for each in lists if each.name in found and each.name != source.name and not each.removed)
+
+
+def _secret(connection: sa.Connection) -> bytes:
+    """32 bytes made once for this store: the salt of versions, and the key from which draws get theirs."""
+    secret = connection.execute(select(_salt.c.salt)).scalar()
+    if secret is None:
+        secret = fresh_key()
+        connection.execute(insert(_salt).values(only=1, salt=secret))
+    return bytes(secret)
 
 
 def _is_used(connection: sa.Connection, name: str) -> bool:

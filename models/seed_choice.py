@@ -12,11 +12,16 @@ all others score above each cut-off. From these alone follows a *rule*:
 - *Size*: the draw is by a keyed hash of the id, and keeps a stated share of those who passed.
 
 **Why the bounds of later sums hold.** Whether a person is kept is a function of that person's own row and id, of
-released (noised) numbers, of a share that was stated and of a key that depends on nobody. It does not depend on how
+released (noised) numbers, of a share that was stated and of a pseudorandom key. It does not depend on how
 many others are listed, on their rows, or on a rank among them. So adding or removing a person changes that person's
 membership and no other's, and a later sum over the kept moves by one person's bounded contribution. The rule itself is
 post-processing of a paid release. A share is asked for rather than a number of people: the rate that keeps exactly, or
 on average, m of this list would depend on everybody in it, and one person's leaving would change another's membership.
+
+The key must not be drawn again until its outcome pleases, for the outcome is everybody's. So a node derives it: the
+same list, model, name and share get the same key, a changed list gets another. Being pseudorandom it is as likely in
+one case as in the other, so the argument may take the same key for both. What does depend on everybody is whether the
+part passes the floors and is kept as a list at all, as with any list.
 
 What it is good for (benchmarks/seeds.py measures it): a list that must not be used whole and whose people are not all
 valued customers. Where nothing caps the seed, nothing should be left out: the noise of a sum does not grow with the
@@ -63,7 +68,7 @@ class SeedRule:
 
         Args:
             people: listed people; whoever else is among them changes nothing.
-            key: 32 bytes from `privacy.randomness.fresh_key`, made for this draw, unknown to whoever could choose ids.
+            key: 32 bytes that are pseudorandom, of this draw, and unknown to whoever could choose ids.
         """
         if len(key) != 32:
             raise Defect("seed rule: a key of the wrong length")

@@ -402,7 +402,35 @@ def test_a_refined_list_holds_whom_the_rule_keeps_and_says_what_it_was_made_of(s
     assert not entries["good"].used
 
 
-def test_a_draw_is_fresh_each_time_and_its_counts_add_up(store: SeedStore, listed: Any) -> None:
+def test_the_same_refinement_made_again_draws_the_same_members(tmp_path: Path, listed: Any) -> None:
+    def drawn(
+        store: SeedStore, *, source: str = "vip", name: str = "new", model: str = MODEL, share: float = 0.5
+    ) -> set[str]:
+        store.refine(source, name, rule_from(100, share), model, people())
+        kept = set(store.members(name))
+        store.remove(name)
+        return kept
+
+    store = SeedStore(open_store(tmp_path / "a.sqlite"))
+    store.add("vip", listed(ids(500)), "id", people())
+    store.add("shorter", listed(ids(499)), "id", people())
+    first = drawn(store)
+    assert drawn(store) == first, "made again"
+    assert drawn(SeedStore(open_store(tmp_path / "a.sqlite"))) == first, "after a restart"
+    other = SeedStore(open_store(tmp_path / "b.sqlite"))
+    other.add("vip", listed(ids(500)), "id", people())
+    different = [
+        drawn(other),
+        drawn(store, name="newer"),
+        drawn(store, model="sha256:" + "d" * 64),
+        drawn(store, source="shorter"),
+        drawn(store, share=0.5000001),
+    ]
+    for kept in different:
+        assert len(kept & first) < 150, "some 100 of 200 by chance"
+
+
+def test_draws_of_two_names_differ_and_their_counts_add_up(store: SeedStore, listed: Any) -> None:
     store.add("vip", listed(ids(500)), "id", people())
     first, second = (store.refine("vip", name, rule_from(100, 0.5), MODEL, people()) for name in ("one", "two"))
     assert first.alike == 100
