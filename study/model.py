@@ -193,18 +193,29 @@ def array_facts(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, ArrayFac
 
 
 def save_model(model: Model[_Document], key: Ed25519PrivateKey, path: Path) -> None:
-    """Sign a model and write it, whole or not at all; `OutputError` when it cannot be written."""
+    """Sign a model and write it, durably and whole or not at all; `OutputError` when it cannot be written."""
     signature = key.sign(_SIGNED + model.digest.encode()).hex()
     header = {_HEADER: signature + model.document.to_bytes().decode()}
     data = save({name: np.ascontiguousarray(values) for name, values in model.arrays.items()}, metadata=header)
     staged = path.with_name(path.name + ".partial")
     try:
         staged.write_bytes(data)
+        _sync(staged)
         os.replace(staged, path)
+        _sync(path.parent)
     except OSError as error:
         raise OutputError(
             error.strerror or "cannot be written", place=str(path), fix="check space and permissions"
         ) from error
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's entries, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_model(path: Path, kind: type[_Document], *, signer: str | None, today: date | None = None) -> Model[_Document]:

@@ -40,6 +40,7 @@ from cohortium.client.audience.recovery import recover_audience, undo
 from cohortium.client.audience.store import Audience, AudienceStore, ExportRecord
 from cohortium.client.audience.work import (
     AUDIENCE_RESOURCES,
+    make_folder,
     private_file,
     snapshot_relation,
     sync_folder,
@@ -274,7 +275,8 @@ def _claimed(record: ExportRecord) -> Iterator[None]:
     if out.exists() or out.is_symlink():
         raise OutputError("exists", place=str(out), fix="choose another folder: an export never changes an earlier one")
     try:
-        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(partial.parent)
+        partial.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(partial, os.O_RDONLY)
     except OSError as error:
         raise _unwritable(out, error) from error

@@ -41,7 +41,7 @@ from sqlalchemy import (
 
 from cohortium.client.audience.levels import Level
 from cohortium.client.audience.scores import ScoresOrigin
-from cohortium.client.audience.work import SCRATCH
+from cohortium.client.audience.work import SCRATCH, make_folder
 from cohortium.governance.report.bands import size_band
 from cohortium.privacy.randomness import fresh_key
 from cohortium.study.errors import Defect, OutputError, RefusedError
@@ -213,7 +213,7 @@ class AudienceStore:
         self.folder = folder
         self._now = now if now is not None else _utc_now
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise OutputError("cannot be made", place=str(folder), fix="check permissions") from error
         _metadata.create_all(store)

@@ -26,6 +26,7 @@ __all__ = [
     "SCRATCH",
     "append",
     "file_digest",
+    "make_folder",
     "private_file",
     "snapshot_relation",
     "stream",
@@ -116,6 +117,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, all for their owner alone and such that they survive a power cut.
+
+    One that is there is left as it is; `OSError` when it cannot be made.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def file_digest(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from cohortium.privacy.table import CustomerTable
 from cohortium.study.charter import parse_charter
 from cohortium.study.contract import Contract, parse_contract
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
-from cohortium.study.model import LookalikeModel, Model, array_facts, save_model
+from cohortium.study.model import LookalikeModel, Model, array_facts, load_model, save_model
 from cohortium.study.plans import parse_plan
 from cohortium.study.reach import CurvePoint, Measured, RankerChoice, RankerQuality, ReachCurve, ReachLevel
 
@@ -587,6 +588,23 @@ class TestAudience:
 
 
 class TestInterrupted:
+    def test_a_released_model_survives_a_power_cut(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = load_model(home / "lookalike.safetensors", LookalikeModel, signer=None)
+        out, steps, sync, replace = home / "again.safetensors", [], os.fsync, os.replace
+
+        def fsync(handle: int) -> None:
+            steps.append(os.fstat(handle).st_ino)
+            sync(handle)
+
+        def renamed(staged: Path, path: Path) -> None:
+            steps.append(path.name)
+            replace(staged, path)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "replace", renamed)
+        save_model(model, Ed25519PrivateKey.generate(), out)
+        assert steps == [out.stat().st_ino, out.name, home.stat().st_ino]
+
     @staticmethod
     def stopped_at(step: str, words: tuple[object, ...], cohortium: Callable[..., Outcome]) -> Outcome:
         """The command, stopped where an export reaches a step of it."""

@@ -298,6 +298,23 @@ def test_a_parent_folder_that_cannot_be_synced_keeps_what_appeared(
     assert recover(house.store) == ()
 
 
+def test_every_folder_that_was_made_survives_a_power_cut(
+    house: Any, begun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, honest = set(), os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        honest(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    export(house.store, begun, house.folder / "ads" / "spring" / "2")
+    AudienceStore(house.engine, house.folder / "new" / "audiences")
+    parents = [house.folder, house.folder / "ads", house.folder / "ads" / "spring", house.folder / "new"]
+    assert {folder.stat().st_ino for folder in parents} <= synced
+    assert {folder.stat().st_mode & 0o777 for folder in parents[1:]} == {0o700}
+
+
 @pytest.fixture
 def taken(house: Any, begun: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An export that died after it had appeared, and whose folder somebody then took away."""
