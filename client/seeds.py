@@ -30,7 +30,7 @@ from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, de
 
 from cohortium.client.onboarding.cells import text
 from cohortium.client.onboarding.engine import Engine, Resources, quoted
-from cohortium.client.onboarding.sources import OpenSource, open_source, require_columns
+from cohortium.client.onboarding.sources import OpenSource, open_source
 from cohortium.models.seed_choice import SeedRule
 from cohortium.models.seed_doctor import ADVISED_SEEDS, LEAST_SEEDS
 from cohortium.privacy.gate import ConsentView
@@ -569,7 +569,12 @@ def _open(engine: Engine, source: Path, column: str | None, scratch: Path, name:
         return opened, "id", unreadable
     try:
         opened = open_source(engine, "seeds", source, (column,), scratch)
-        require_columns(f"{name} ({source.name})", (column,), opened)
+        if column not in opened.types:  # the others are not named: without a header line they are customers' values
+            raise DataError(
+                f"no column '{column}'",
+                place="seeds",
+                fix="name the column of the ids, and check that a text file begins with a line of column names",
+            )
     except DataError as error:
         # the inner place names a table of ours
         raise DataError(error.message, place=f"{name} ({source.name})", fix=error.fix) from error

@@ -353,6 +353,21 @@ def test_bad_files_give_one_line_without_an_id(store: SeedStore, tmp_path: Path,
     assert store.lists() == ()
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "headless"])
+def test_a_column_that_is_not_there_is_named_and_no_other_is(
+    store: SeedStore, tmp_path: Path, listed: Any, kind: str
+) -> None:
+    path = listed(ids(200), header="c00777" if kind == "headless" else "id")
+    if kind == "parquet":
+        path = tmp_path / "vip.parquet"
+        pq.write_table(pa.table({"id": ids(200)}), path)
+    with pytest.raises(DataError) as caught:
+        store.add("vip", path, "customer", people())
+    assert str(caught.value).startswith(f"vip ({path.name}): no column 'customer' — fix: name the column of the ids")
+    assert "contract" not in str(caught.value)
+    assert "c00" not in str(caught.value)
+
+
 def test_some_unreadable_lines_are_counted_not_hidden(store: SeedStore, listed: Any) -> None:
     counts = store.add("vip", listed([*ids(200), "c00300,extra"]), "id", people())
     assert (counts.malformed, counts.matched, counts.listed) == (1, 200, 201)
