@@ -28,13 +28,14 @@ SENSITIVE_WORDS: dict[str, tuple[str, ...]] = {
         "income, salary, net worth, wealth, wealthy, affluent, rich, poor, poverty, broke, unemployed, "
         "jobless, benefit claimant, welfare, hnwi, high net worth, pension pot, einkommen, gehalt, schulden, "
         "reich, arbeitslos, revenu, dette, riche, pauvre, ingresos, deuda, rico, pobre, reddito, debito, "
-        "ricco, povero"
+        "ricco, povero, indebted*, overindebted*, cash strapped, hard up, low earner, schuldner*, verschuld*, "
+        "uberschuld*, ueberschuld*, zahlungsunfahig*, zahlungsunfaehig*"
     ),
     "health": _listed(
         "health, healthy, ill, illness, sick, disease, disabled, disability, diabetes, diabetic, cancer, hiv, "
         "aids, pregnant, pregnancy, depression, depressed, addict, addiction, obese, mental, patient, "
         "medication, alcoholic, gesundheit, krank, schwanger, maladie, enceinte, salud, enfermo, embarazada, "
-        "salute, malato, incinta"
+        "salute, malato, incinta, overweight, underweight, obesity, ubergewicht*, uebergewicht*"
     ),
     "religion or belief": _listed(
         "religion, religious, christian, catholic, protestant, muslim, islam, jew, jewish, hindu, buddhist, "
@@ -55,10 +56,12 @@ SENSITIVE_WORDS: dict[str, tuple[str, ...]] = {
     ),
     "vulnerability or crime": _listed(
         "vulnerable, widow, widower, divorced, divorce, gambler, gambling, criminal, convict, convicted, "
-        "prison, victim, orphan, minor, underage, children under"
+        "prison, victim, orphan, minor, underage, children under, single mother, single father, single mum, "
+        "single mom, single dad, single parent, lone parent, alleinerziehend*"
     ),
 }
-"""Words and phrases by what they suggest. Matching is by whole words, whatever their case, accents and plural."""
+"""Words and phrases by what they suggest. Matching is by whole words, whatever their case, accents and plural; one that
+ends in `*` also stands for longer words."""
 
 
 def check_name(name: str, reason: str | None) -> None:
@@ -106,4 +109,6 @@ def _contains(words: list[str], parts: list[str]) -> bool:
 
 
 def _same(word: str, listed: str) -> bool:
+    if listed.endswith("*"):
+        return word.startswith(listed[:-1])
     return word in (listed, listed + "s", listed + "es", listed.removesuffix("y") + "ies")

@@ -8,15 +8,28 @@ from cohortium.client.audience.names import check_name, sensitive_topic
 from cohortium.study.errors import RefusedError
 
 FLAGGED = {
-    "financial status": ("Credit-Score 700+", "high_income Q3", "HighIncome", "highincome", "poor families", "DEBTS"),
-    "health": ("pregnant women", "Gesundheit 2026", "diabetics? diabetic!"),
+    "financial status": (
+        *("Credit-Score 700+", "high_income Q3", "HighIncome", "highincome", "poor families", "DEBTS"),
+        *("heavily indebted", "over-indebted", "OverIndebted", "overindebtedness", "cash-strapped", "low earners"),
+        *("Schuldner", "Schuldnerinnen", "überschuldet", "Verschuldung 2026"),
+    ),
+    "health": ("pregnant women", "Gesundheit 2026", "diabetics? diabetic!", "overweight", "Übergewichtige"),
     "religion or belief": ("halal shoppers", "Catholics"),
     "origin": ("ethnicity: other", "Asian homes"),
     "politics or union": ("likely voters", "left-wing readers"),
     "sex life or orientation": ("LGBT travel",),
-    "vulnerability or crime": ("recent widows", "victim support"),
+    "vulnerability or crime": (
+        "recent widows",
+        "victim support",
+        "single mothers",
+        "SingleParents",
+        "Alleinerziehende",
+    ),
 }
-FINE = ("spring campaign A", "Richmond stores", "broken links", "richer menus", "Armenia trip", "control arm", "aud-01")
+FINE = (
+    *("spring campaign A", "Richmond stores", "broken links", "richer menus", "Armenia trip", "control arm", "aud-01"),
+    *("single malts", "mother's day", "weight plates", "cash back", "Gewichte"),
+)
 
 
 @pytest.mark.parametrize(("topic", "name"), [(topic, name) for topic, names in FLAGGED.items() for name in names])
