@@ -38,6 +38,7 @@ from cohortium.client.audience import (
 )
 from cohortium.client.audience.files import FORMATS, Format
 from cohortium.client.lookalike import AdmittedModel, NodeRecords, admit_model, approved_plan, open_records
+from cohortium.governance.report.bands import SUPPRESSED
 from cohortium.study.errors import DataError, RefusedError
 
 __all__ = ["app"]
@@ -90,19 +91,20 @@ def preview_levels(
     """
     with open_records(node) as records:
         levels = _levels(records, scores, model, level or [], cutoff or [])
+        min_cell = _min_cell(records, scores)
         hidden = {} if model is None or level or cutoff else _model_of(records, scores, model).suppressed
         told = preview(
             scores,
             levels,
             origin=records.origin(),
-            min_cell=_min_cell(records, scores),
+            min_cell=min_cell,
             suppression=_lists(suppress, column, allow_unmatched),
         )
     _warn_of_strangers(told.lists)
     if as_json:
         typer.echo(json.dumps(_preview_json(told, hidden), indent=2))
     else:
-        _print_preview(told, hidden)
+        _print_preview(told, hidden, min_cell)
 
 
 @app.command("create")
@@ -364,7 +366,7 @@ def _preview_json(told: Preview, hidden: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _print_preview(told: Preview, hidden: dict[str, str]) -> None:
+def _print_preview(told: Preview, hidden: dict[str, str], min_cell: int) -> None:
     table = Table("level", "from score", "reach of all", "customers here", box=None, pad_edge=False)
     for each in told.levels:
         reach = f"{each.level.reach:.1%}" if each.level.reach is not None else "-"
@@ -372,7 +374,9 @@ def _print_preview(told: Preview, hidden: dict[str, str]) -> None:
     Console(highlight=False, markup=False).print(table)
     for why in dict.fromkeys(hidden.values()):
         typer.echo(f"suppressed by the campaign: {', '.join(name for name in hidden if hidden[name] == why)}: {why}")
-    typer.echo(f"left out: seeds {told.seed}, suppressed {told.suppressed}, not allowed {told.not_allowed}")
+    left = {"seeds": told.seed, "on suppression lists": told.suppressed, "not allowed": told.not_allowed}
+    shown = {what: f"fewer than {min_cell}" if size == SUPPRESSED else size for what, size in left.items()}
+    typer.echo("left out: " + "; ".join(f"{what}: {size}" for what, size in shown.items()))
     _print_matches(told.lists)
     typer.echo(f"of use until {told.expires}")
 
@@ -385,7 +389,8 @@ def _print_chosen(made: ChosenAudience, *, as_json: bool) -> None:
         typer.echo(json.dumps(told, indent=2))
         return
     typer.echo(f"{audience.id}: '{audience.name}', {audience.size} customers, until {audience.expires}")
-    typer.echo(f"left out: {out.seed:,} seeds, {out.suppressed:,} suppressed, {out.not_allowed:,} not allowed")
+    listed = f"{out.suppressed:,} on suppression lists"
+    typer.echo(f"left out: {out.seed:,} seeds, {listed}, {out.not_allowed:,} not allowed")
     _print_matches(made.lists)
 
 

@@ -520,6 +520,14 @@ class TestAudience:
         assert_mistake(cohortium("audience", "create", "node", "--name", "spring", *words), said)
         assert cohortium("audience", "list", "node", "--json").json == []
 
+    def test_who_was_left_out_is_said_in_plain_words(self, scored: Path, cohortium: Callable[..., Outcome]) -> None:
+        words = (*SCORES, *MODEL, "--suppress", "objections.csv", "--column", "who")
+        seen = cohortium("audience", "preview", "node", *words, "--cutoff", "-99").out
+        bands = ("seeds: 100\N{EN DASH}200", "on suppression lists: 100\N{EN DASH}200", "not allowed: fewer than 100")
+        assert f"left out: {'; '.join(bands)}\n" in seen
+        made = cohortium("audience", "create", "node", *words, "--name", "all", "--cutoff", "-99").out
+        assert "left out: 150 seeds, 100 on suppression lists, 0 not allowed\n" in made
+
     def test_a_list_that_matches_nobody_is_refused_unless_it_is_meant(
         self, scored: Path, cohortium: Callable[..., Outcome]
     ) -> None:
