@@ -7,7 +7,7 @@ are therefore refused rather than counted, and what did not match is always show
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,8 @@ def load_contacts(engine: Engine, contacts: Contacts, sources: Sequence[str]) ->
         DataError: as `load_lists`, or an id on more than one line.
     """
     place = contacts.path.name
-    opened = _opened(engine, "contacts", contacts.path, (contacts.column, *sources))
+    options = {contacts.column: "--id-column"} | {each: "--column" for each in sources if each != contacts.column}
+    opened = _opened(engine, "contacts", contacts.path, options)
     wanted = ", ".join(f"{_cell(opened, source)} AS s{i}" for i, source in enumerate(sources))
     create = f"CREATE TABLE contacts AS SELECT {_cell(opened, contacts.column)} AS id, {wanted} FROM {opened.relation}"
     engine.run("reading contacts", create, place)
@@ -107,7 +108,7 @@ def load_contacts(engine: Engine, contacts: Contacts, sources: Sequence[str]) ->
 
 def _load_list(engine: Engine, number: int, each: IdList, scored: str) -> ListMatch:
     place, table = each.path.name, f"list{number}"
-    opened = _opened(engine, table, each.path, (each.column,))
+    opened = _opened(engine, table, each.path, {each.column: "--column"})
     cell = _cell(opened, each.column)
     engine.run("reading", f"CREATE TABLE {table} AS SELECT {cell} AS id FROM {opened.relation}", place)
     _refuse_malformed(engine, opened, place)
@@ -128,12 +129,15 @@ def _load_list(engine: Engine, number: int, each: IdList, scored: str) -> ListMa
     return ListMatch(place, int(ids), int(blank), int(matched))
 
 
-def _opened(engine: Engine, name: str, path: Path, columns: Sequence[str]) -> OpenSource:
-    opened = open_source(engine, name, path, columns, Path(tempfile.gettempdir()))
+def _opened(engine: Engine, name: str, path: Path, columns: Mapping[str, str]) -> OpenSource:
+    """The file, found to have the columns, which are given with the options that name them."""
+    opened = open_source(engine, name, path, tuple(columns), Path(tempfile.gettempdir()))
     missing = [column for column in columns if column not in opened.types]
     if missing:  # the names that are there stay unsaid: without a header line they would be a customer's values
         raise DataError(
-            f"no column '{missing[0]}'", place=path.name, fix="check the header line, or name the column that holds it"
+            f"no column '{missing[0]}'",
+            place=path.name,
+            fix=f"check the header line, or name the column that holds it with {columns[missing[0]]}",
         )
     nested = [column for column in columns if _is_nested(opened.types[column])]
     if nested:

@@ -459,6 +459,8 @@ class TestAudience:
         words = ("audience", "export", "node", made, "--contacts", "crm.csv", "--id-column", "customer")
         told = cohortium(*words, "--column", "mail:email", "--out", "ads")
         assert f"{lacking} members without a line in the contacts" in told.out
+        words = ("audience", "export", "node", made, "--contacts", "crm.csv", "--column", "mail:email", "--out", "b")
+        assert_mistake(cohortium(*words), "crm.csv: no column 'id'", "holds it with --id-column")
 
     def test_telephone_numbers_need_a_calling_code(self, scored: Path, cohortium: Callable[..., Outcome]) -> None:
         made = cohortium(*CREATE, "--json").json["id"]
@@ -511,7 +513,7 @@ class TestAudience:
             ((*SCORES, "--cutoff", "nan"), "not a finite number"),
             (("--scores", "people.csv", "--cutoff", "1"), "is no readable Parquet file"),
             (("--scores", "none.parquet", "--cutoff", "1"), "no such file"),
-            ((*SCORES, "--cutoff", "-99", "--suppress", "vip.csv"), "no column 'id'"),
+            ((*SCORES, "--cutoff", "-99", "--suppress", "vip.csv"), "name the column that holds it with --column"),
         ],
     )
     def test_mistakes_create_nothing(
