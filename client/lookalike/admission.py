@@ -30,6 +30,11 @@ __all__ = ["AdmittedModel", "admit_model", "approved_plan", "check_basis", "load
 
 _Released = TypeVar("_Released", EncoderModel, LookalikeModel)
 
+_NAMES = {
+    EncoderModel: ("an encoder", "encoder.safetensors"),
+    LookalikeModel: ("a campaign", "lookalike.safetensors"),
+}
+
 
 @dataclass(frozen=True)
 class AdmittedModel:
@@ -108,7 +113,7 @@ def load_approved(
     records: NodeRecords, path: Path, kind: type[_Released], today: date | None = None
 ) -> Model[_Released]:
     """A released model of an approved plan; errors as `admit_model`. Its arrays are not yet made into anything."""
-    claimed = load_model(path, kind, signer=None).document.plan
+    claimed = _claimed(path, kind)
     if claimed.contract != records.contract.digest:
         raise DataError(
             "was learnt under another contract than this node's",
@@ -127,6 +132,27 @@ def load_approved(
     if model.document.plan.digest != approval.plan.digest:
         raise DataError("was replaced while it was read", place=str(path), fix="try again")
     return model
+
+
+def _claimed(path: Path, kind: type[_Released]) -> Plan:
+    """The plan that an unverified file states; a file of the other kind is refused as what it is."""
+    try:
+        return load_model(path, kind, signer=None).document.plan
+    except DataError:
+        other = LookalikeModel if kind is EncoderModel else EncoderModel
+        if not _is_model(path, other):
+            raise
+    (wanted, file), (found, _) = _NAMES[kind], _NAMES[other]
+    raise DataError(f"is not a model of that kind: it is {found}'s", place=str(path), fix=f"name {wanted}'s {file}")
+
+
+def _is_model(path: Path, kind: type[EncoderModel] | type[LookalikeModel]) -> bool:
+    """Whether a file is a whole model of that kind and version, signed or not."""
+    try:
+        load_model(path, kind, signer=None)
+    except DataError:
+        return False
+    return True
 
 
 def approved_plan(records: NodeRecords, digest: str, place: str) -> Plan:

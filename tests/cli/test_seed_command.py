@@ -27,8 +27,8 @@ from cohortium.models.ranker import Ranker
 from cohortium.study.charter import parse_charter
 from cohortium.study.contract import Contract, parse_contract
 from cohortium.study.errors import DataError
-from cohortium.study.lookalike_plan import LookalikePlan
-from cohortium.study.model import LookalikeModel, Model, array_facts, save_model
+from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
+from cohortium.study.model import EncoderModel, LookalikeModel, Model, array_facts, save_model
 from cohortium.study.plans import parse_plan
 from cohortium.study.reach import CurvePoint, Measured, RankerChoice, RankerQuality, ReachCurve
 
@@ -140,6 +140,16 @@ def model_for(plan: LookalikePlan, *, shown: bool = True) -> Model[LookalikeMode
     return Model(document, arrays)
 
 
+def encoder_for(plan: LookalikePlan) -> Model[EncoderModel]:
+    agreed = {key: value for key, value in plan.to_json().items() if key not in ("model", "lookalike")}
+    made = parse_plan({**agreed, "study": "encoder", "shares": {}})
+    assert isinstance(made, EncoderPlan)
+    document = EncoderModel(
+        plan=made, run="r", institutions=3, customers=3000.0, features=("visits",), frames={}, arrays={}, releases=()
+    )
+    return Model(document, {})
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a node that keeps a list of 400 and a short one, and released models; read only."""
@@ -170,6 +180,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("foreign", model_for(plan_for(foreign)), key),
     ):
         save_model(model, signer, home / f"{name}.safetensors")
+    save_model(encoder_for(plan), key, home / "encoder.safetensors")
     return home
 
 
@@ -285,6 +296,10 @@ def test_an_expired_model_refines_nothing(home: Path) -> None:
         (("node", "vip", "--model", "forged.safetensors", "--as", "new"), "is not signed by"),
         (("node", "vip", "--model", "unapproved.safetensors", "--as", "new"), "never approved its plan"),
         (("node", "vip", "--model", "foreign.safetensors", "--as", "new"), "under another contract"),
+        (
+            ("node", "vip", "--model", "encoder.safetensors", "--as", "new"),
+            "is not a model of that kind: it is an encoder's — fix: name a campaign's lookalike.safetensors",
+        ),
         (("node", "vip", "--model", "hidden.safetensors", "--as", "new"), "does not tell its seeds from others"),
     ],
 )
@@ -303,3 +318,10 @@ def test_mistakes_are_one_line_and_change_nothing(
     assert cohortium("seed", "list", "node", "--json").json == before
     assert members_of(home, "new") == []
     assert len(members_of(home, "poor")) == 249
+
+
+def test_the_doctor_refuses_a_campaigns_model_as_what_it_is(home: Path, cohortium: Callable[..., Outcome]) -> None:
+    outcome = cohortium("seed", "doctor", "node", "vip", *WINTER)
+    assert (outcome.code, outcome.out) == (2, "")
+    said = "is not a model of that kind: it is a campaign's — fix: name an encoder's encoder.safetensors"
+    assert outcome.err == f"error: winter.safetensors: {said}\n"
