@@ -36,7 +36,7 @@ from cohortium.client.audience.files import Format, write_rows
 from cohortium.client.audience.lists import Contacts
 from cohortium.client.audience.manifest import MANIFEST_FILE, ExportColumn, ExportManifest
 from cohortium.client.audience.normalise import ID, Column
-from cohortium.client.audience.recovery import recover_audience, undo
+from cohortium.client.audience.recovery import appeared, recover_audience, undo
 from cohortium.client.audience.store import Audience, AudienceStore, ExportRecord
 from cohortium.client.audience.work import (
     AUDIENCE_RESOURCES,
@@ -194,6 +194,7 @@ class _Export:
 
     def _written(self, engine: Engine, counts: Identified, *, removal: bool) -> ExportRecord:
         record = self._record
+        _refuse_existing(record.folder, self._store.exports(record.audience))
         with _claimed(record):
             self._store.begin_export(record)
             try:
@@ -268,12 +269,23 @@ class _Export:
         return sealed
 
 
+def _refuse_existing(out: Path, earlier: tuple[ExportRecord, ...]) -> None:
+    if not (out.exists() or out.is_symlink()):
+        return
+    for record in earlier:
+        if record.state == "done" and record.folder == out and appeared(record):
+            raise OutputError(
+                f"this export is complete: number {record.sequence} to {record.destination}",
+                place=str(out),
+                fix="hand it over; choose another folder for the next one",
+            )
+    raise OutputError("exists", place=str(out), fix="choose another folder: an export never changes an earlier one")
+
+
 @contextmanager
 def _claimed(record: ExportRecord) -> Iterator[None]:
     """An empty `.NAME.partial` that nobody else fills; it goes again when it is still empty in the end."""
     out, partial = record.folder, record.partial
-    if out.exists() or out.is_symlink():
-        raise OutputError("exists", place=str(out), fix="choose another folder: an export never changes an earlier one")
     try:
         make_folder(partial.parent)
         partial.mkdir(mode=0o700, exist_ok=True)

@@ -13,7 +13,7 @@ from cohortium.client.audience.manifest import read_manifest
 from cohortium.client.audience.store import AudienceStore, ExportRecord
 from cohortium.study.errors import DataError, RefusedError
 
-__all__ = ["recover", "recover_audience", "settle", "undo"]
+__all__ = ["appeared", "recover", "recover_audience", "settle", "undo"]
 
 
 def recover(store: AudienceStore) -> tuple[ExportRecord, ...]:
@@ -59,7 +59,7 @@ def recover_audience(store: AudienceStore, audience: str) -> list[ExportRecord]:
     """Finish or undo the interrupted exports of an audience; the finished ones."""
     finished = []
     for record in store.exports(audience):
-        if record.state == "sealed" and _appeared(record):
+        if record.state == "sealed" and appeared(record):
             store.finish_export(record)
             finished.append(replace(record, state="done"))
         elif record.state == "sealed" and not record.partial.exists():
@@ -75,7 +75,7 @@ def recover_audience(store: AudienceStore, audience: str) -> list[ExportRecord]:
 
 def undo(store: AudienceStore, record: ExportRecord) -> None:
     """Clear and forget an export that has not appeared. Repeating it after a crash at any point ends the same."""
-    if _appeared(record):
+    if appeared(record):
         return
     store.unseal_export(record)
     if record.partial.exists():
@@ -83,7 +83,8 @@ def undo(store: AudienceStore, record: ExportRecord) -> None:
     store.forget_export(record)
 
 
-def _appeared(record: ExportRecord) -> bool:
+def appeared(record: ExportRecord) -> bool:
+    """Whether an export's folder is in its place, as it was sealed."""
     try:
         return read_manifest(record.folder, files=False).digest == record.digest
     except DataError:
@@ -91,4 +92,4 @@ def _appeared(record: ExportRecord) -> bool:
 
 
 def _is_somewhere(record: ExportRecord) -> bool:
-    return _appeared(record) or record.partial.exists()
+    return appeared(record) or record.partial.exists()
