@@ -14,7 +14,6 @@ its place nor beside it, somebody took it between 4 and 5 or deleted it, and has
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +43,7 @@ from cohortium.client.audience.work import (
     private_file,
     snapshot_relation,
     sync_folder,
+    take_folder,
     workbench,
     write_snapshot,
 )
@@ -293,21 +293,13 @@ def _claimed(record: ExportRecord) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(out, error) from error
     try:
-        if not _take(handle) or any(partial.iterdir()):
+        if not take_folder(handle) or any(partial.iterdir()):
             raise OutputError("is in the way", place=str(partial), fix="remove it, or choose another folder")
         yield
     finally:
         os.close(handle)
         with suppress(OSError):
             partial.rmdir()
-
-
-def _take(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _publish(record: ExportRecord) -> None:

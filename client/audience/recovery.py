@@ -5,13 +5,17 @@ See `exports` for the steps. Everything here can itself die at any point and be 
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
 from cohortium.client.audience.manifest import read_manifest
 from cohortium.client.audience.store import AudienceStore, ExportRecord
-from cohortium.study.errors import DataError, RefusedError
+from cohortium.client.audience.work import take_folder
+from cohortium.study.errors import DataError, OutputError, RefusedError
 
 __all__ = ["appeared", "recover", "recover_audience", "settle", "undo"]
 
@@ -21,6 +25,7 @@ def recover(store: AudienceStore) -> tuple[ExportRecord, ...]:
 
     Raises:
         RefusedError: a sealed folder is gone (`settle`).
+        OutputError: what is left of an export cannot be cleared, or another process fills that folder.
     """
     with store.locked():
         return tuple(record for audience in store.audiences() for record in recover_audience(store, audience.id))
@@ -69,18 +74,52 @@ def recover_audience(store: AudienceStore, audience: str) -> list[ExportRecord]:
                 fix="put the folder back, or settle the export as delivered or lost",
             )
         elif record.state != "done":
-            undo(store, record)
+            with _held(record):
+                undo(store, record)
     return finished
 
 
 def undo(store: AudienceStore, record: ExportRecord) -> None:
-    """Clear and forget an export that has not appeared. Repeating it after a crash at any point ends the same."""
+    """Clear and forget an export that has not appeared. Repeating it after a crash at any point ends the same.
+
+    Nobody else may be filling its folder. `OutputError` when the folder cannot be cleared; the export stays open.
+    """
     if appeared(record):
         return
     store.unseal_export(record)
-    if record.partial.exists():
-        shutil.rmtree(record.partial)
+    try:
+        if record.partial.exists():
+            shutil.rmtree(record.partial)
+    except OSError as error:
+        raise _unclearable(record, error) from error
     store.forget_export(record)
+
+
+@contextmanager
+def _held(record: ExportRecord) -> Iterator[None]:
+    """What is left of an export, which nobody else fills meanwhile: another node's may have the same place."""
+    try:
+        handle = os.open(record.partial, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        yield
+        return
+    except OSError as error:
+        raise _unclearable(record, error) from error
+    try:
+        if not take_folder(handle):
+            raise OutputError(
+                "another process fills it",
+                place=str(record.partial),
+                fix="wait until it has ended, and give every node a folder of its own",
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def _unclearable(record: ExportRecord, error: OSError) -> OutputError:
+    fix = "check permissions and remove it, then export again"
+    return OutputError(error.strerror or "cannot be removed", place=str(record.partial), fix=fix)
 
 
 def appeared(record: ExportRecord) -> bool:

@@ -5,6 +5,7 @@ The only module of this package that knows how rows are sorted, joined and writt
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -31,6 +32,7 @@ __all__ = [
     "snapshot_relation",
     "stream",
     "sync_folder",
+    "take_folder",
     "workbench",
     "write_snapshot",
 ]
@@ -129,6 +131,15 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     sync_folder(folder.parent)
+
+
+def take_folder(handle: int) -> bool:
+    """Lock an open folder until it is closed; False when another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def file_digest(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -314,6 +315,37 @@ def test_every_folder_that_was_made_survives_a_power_cut(
     parents = [house.folder, house.folder / "ads", house.folder / "ads" / "spring", house.folder / "new"]
     assert {folder.stat().st_ino for folder in parents} <= synced
     assert {folder.stat().st_mode & 0o777 for folder in parents[1:]} == {0o700}
+
+
+def test_what_cannot_be_cleared_is_one_line_and_is_cleared_later(
+    house: Any, begun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        full, denied = OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "Denied")
+        patch.setattr(os, "fsync", failing(os.fsync, 1, full))
+        patch.setattr(export_recovery.shutil, "rmtree", failing(shutil.rmtree, 1, denied))
+        with pytest.raises(OutputError, match=r"\.2\.partial: Denied .* fix: check permissions and remove it"):
+            export(house.store, begun, house.folder / "2")
+    assert [record.state for record in house.store.exports(begun)] == ["done", "begun"]
+    assert export(house.store, begun, house.folder / "2").sequence == 2
+
+
+def test_what_another_node_fills_is_not_cleared(house: Any, begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(AudienceStore, "seal_export", failing(AudienceStore.seal_export, 1, Died()))
+        with pytest.raises(Died):
+            export(house.store, begun, house.folder / "2")
+    partial = house.folder / ".2.partial"
+    theirs = {path.name for path in partial.iterdir()}
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match=r"another process fills it .* fix: wait until it has ended"):
+            export(house.store, begun, house.folder / "3")
+        assert {path.name for path in partial.iterdir()} == theirs != set()
+    finally:
+        os.close(handle)
+    assert export(house.store, begun, house.folder / "2").sequence == 2
 
 
 @pytest.fixture
