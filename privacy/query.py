@@ -41,7 +41,7 @@ MAX_LEFT, MAX_RIGHT = 2**14, 2**20
 """Largest absolute entries of the factors of a product."""
 
 _BLOCK_WORDS = 2**21
-_OUTER_ROWS = 256
+_OUTER_ROWS = 1024
 _MAX_FACTOR_WORDS = 2**12
 _MAX_WORD = 2**28
 _LOW_HALF = 2**32 - 1
@@ -178,7 +178,7 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
             part = Contribution(part.columns[kept], part.values[kept], pairs)
         np.add.at(total, part.columns.ravel(), part.values.ravel())
         for outer, (left, right) in zip(outers, part.outers, strict=True):
-            # exact in float64, in whatever order it is added: no partial sum passes 2^8 * 2^14 * 2^20
+            # exact in float64, in whatever order it is added: no partial sum passes 2^10 * 2^14 * 2^20
             words = (left.T @ right).astype(np.int64)
             total[outer.offset : outer.offset + outer.words] += words.ravel()
     return total

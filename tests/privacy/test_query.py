@@ -700,21 +700,21 @@ def answer(query: GivenOuters) -> list[int]:
 
 
 def test_sums_of_outer_products_are_exact() -> None:
-    query = outer_query(600)
+    query = outer_query(1200)
     assert isinstance(query, OuterQuery)
-    expected = np.array([words_of(query, person) for person in range(600)], dtype=object).sum(axis=0)
+    expected = np.array([words_of(query, person) for person in range(1200)], dtype=object).sum(axis=0)
     assert answer(query) == expected.tolist()
-    assert query.asked == [256, 256, 88]
+    assert query.asked == [1024, 176]
 
 
 def test_a_block_of_people_at_the_limits_adds_up_exactly() -> None:
     """The largest partial sums there are, odd in their last bit."""
-    people = 256
+    people = 1024
     left, right = np.full((people, 1), float(MAX_LEFT)), np.full((people, 1), float(MAX_RIGHT))
     left[0], right[0] = MAX_LEFT - 1, MAX_RIGHT - 1
     nothing = np.zeros((people, 0), np.int64)
     query = GivenOuters(((left, right),), nothing, nothing, (Outer(0, 1, 1),), 1, 2**70, 0)
-    assert answer(query) == [255 * 2**34 + (2**14 - 1) * (2**20 - 1)]
+    assert answer(query) == [1023 * 2**34 + (2**14 - 1) * (2**20 - 1)]
 
 
 def test_blocks_of_outer_products_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
