@@ -85,8 +85,7 @@ class Block:
         A code that the contract does not have counts as the unknown one, the last.
         """
         if self.levels:
-            codes = np.where((values >= 0) & (values < self.levels), values, self.levels - 1).astype(np.int64)
-            out[np.arange(len(values)), codes] = UNIT
+            out[np.arange(len(values)), _codes(values, np.float64(self.levels))] = UNIT
             return
         moved = np.log1p(np.maximum(values, 0.0)) if self.log else values
         unit = np.clip(2.0 * ((moved - self.low) / (self.high - self.low)) - 1.0, -1.0, 1.0)
@@ -115,17 +114,31 @@ class Basis:
     @cached_property
     def feature_of(self) -> NDArray[np.intp]:
         """Index of the block that each column belongs to, shape (width,)."""
-        return np.repeat(np.arange(len(self.blocks)), [block.width for block in self.blocks])
+        return np.repeat(np.arange(len(self.blocks)), self.widths)
+
+    @cached_property
+    def widths(self) -> NDArray[np.intp]:
+        """Columns of each block, shape (blocks,)."""
+        return np.array([block.width for block in self.blocks], dtype=np.intp)
 
     def rows(self, people: CustomerTable) -> NDArray[np.float64]:
         """Everybody's row, whole numbers in units of 1/UNIT as float64, shape (n, width)."""
         values = people.select(self.features)
         result = np.zeros((len(people), self.width))
-        start = 0
-        for index, block in enumerate(self.blocks):
+        levels = np.array([block.levels for block in self.blocks], dtype=np.float64)
+        starts = np.cumsum(self.widths) - self.widths
+        for index in np.flatnonzero(levels == 0):
+            block, start = self.blocks[index], starts[index]
             block.fill(values[:, index], result[:, start : start + block.width])
-            start += block.width
+        categories = np.flatnonzero(levels)
+        codes = _codes(values[:, categories], levels[categories])
+        result[np.arange(len(values))[:, np.newaxis], codes + starts[categories]] = UNIT
         return result
+
+
+def _codes(values: NDArray[np.float64], levels: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
+    """Codes of categories; one that the contract does not have is the unknown one, the last."""
+    return np.where((values >= 0) & (values < levels), values, levels - 1).astype(np.int64)
 
 
 def basis_axes(contract: Contract) -> tuple[Axis, ...]:

@@ -110,10 +110,9 @@ class Encoder:
         return sum(matrix.size for matrix in self.weights)
 
     @cached_property
-    def _steps(self) -> _Weights:
-        """The weights in whole steps of 2^-16."""
-        first, second, third, fourth = (matrix * _WEIGHT_UNIT for matrix in self.weights)
-        return first, second, third, fourth
+    def _with_bias(self) -> tuple[NDArray[np.float64], ...]:
+        """The weights, each with one more column, which passes the bias on to the next layer."""
+        return tuple(np.column_stack([matrix, np.eye(len(matrix))[-1]]) for matrix in self.weights[:3])
 
     def _scaled(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of the basis, scaled and again in whole steps."""
@@ -132,11 +131,11 @@ class Encoder:
         result = np.empty((len(rows), self.width))
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
-            inputs = np.zeros((len(part), rows.shape[1] + len(self.basis.blocks) + 1))
+            inputs = np.zeros((len(part), len(self.weights[0])))
             inputs[:, : rows.shape[1]] = self._scaled(part)
             inputs[:, -1] = UNIT
-            hidden = _forward(inputs, self._steps[0], 0)
-            result[start : start + _ROWS] = _forward(hidden, self._steps[1], -_REACH)[:, :-1]
+            hidden = _forward(inputs, self._with_bias[0], 0)
+            result[start : start + _ROWS] = _forward(hidden, self.weights[1], -_REACH)
         return result
 
     def gradient_factors(
@@ -151,46 +150,42 @@ class Encoder:
         Returns:
             per layer the inputs in steps of 2^-10 (bias included) and the errors in steps of 2^-16, as whole numbers.
         """
-        first, second, third, fourth = self._steps
-        width, features = rows.shape[1], len(self.basis.blocks)
-        hidden_columns = hide[:, self.basis.feature_of]
+        width = rows.shape[1]
+        hides = hide.astype(np.float64)
+        hides_column = np.repeat(hides, self.basis.widths, axis=1)
+        inputs = np.empty((len(rows), len(self.weights[0])))
         target = self._scaled(rows)
-        inputs = np.empty((len(rows), width + features + 1))
-        np.multiply(target, ~hidden_columns, out=inputs[:, :width])
-        np.multiply(hide, float(UNIT), out=inputs[:, width:-1])
+        wanted = target * hides_column
+        np.subtract(target, wanted, out=inputs[:, :width])
+        np.multiply(hides, float(UNIT), out=inputs[:, width:-1])
         inputs[:, -1] = UNIT
-        hidden = _forward(inputs, first, 0)
-        code = _forward(hidden, second, -_REACH)
-        opened = _forward(code, third, 0)
-        error4 = _forward(opened, fourth, -_REACH)[:, :-1]
-        error4 -= target
-        error4 *= hidden_columns
+        hidden = _forward(inputs, self._with_bias[0], 0)
+        code = _forward(hidden, self._with_bias[1], -_REACH)
+        opened = _forward(code, self._with_bias[2], 0)
+        error4 = _forward(opened, self.weights[3], -_REACH)
+        error4 *= hides_column
+        error4 -= wanted
         error4 *= _ERROR_UNIT // UNIT
-        error3 = _backward(error4, fourth, opened)
-        error2 = _backward(error3, third, None)
-        error1 = _backward(error2, second, hidden)
+        error3 = _backward(error4, self.weights[3], opened)
+        error2 = _backward(error3, self.weights[2], None)
+        error1 = _backward(error2, self.weights[1], hidden)
         return [(inputs, error1), (hidden, error2), (code, error3), (opened, error4)]
 
 
-def _forward(inputs: NDArray[np.float64], steps: NDArray[np.float64], least: int) -> NDArray[np.float64]:
-    """A layer's output on the grid of activations, its bias column added; exact until it is rounded."""
-    result = np.empty((len(inputs), steps.shape[1] + 1))
-    result[:, -1] = UNIT
-    summed = inputs @ steps
-    summed *= 1.0 / _WEIGHT_UNIT
-    np.rint(summed, out=summed)
-    np.clip(summed, least, _REACH, out=result[:, :-1])
-    return result
+def _forward(inputs: NDArray[np.float64], weights: NDArray[np.float64], least: int) -> NDArray[np.float64]:
+    """A layer's output on the grid of activations; exact until it is rounded."""
+    result = inputs @ weights
+    np.rint(result, out=result)
+    return np.clip(result, least, _REACH, out=result)
 
 
 def _backward(
-    error: NDArray[np.float64], steps: NDArray[np.float64], output: NDArray[np.float64] | None
+    error: NDArray[np.float64], weights: NDArray[np.float64], output: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """The error in front of a layer, on its grid; through the rectifier whose output is given."""
-    result = error @ steps[:-1].T
-    result *= 1.0 / _WEIGHT_UNIT
+    """The error in front of a layer, on its grid; through a rectifier with the given whole output."""
+    result = error @ weights[:-1].T
     if output is not None:
-        result *= output[:, :-1] > 0
+        result *= np.minimum(output[:, :-1], 1.0)
     np.rint(result, out=result)
     return np.clip(result, -_ERROR_REACH, _ERROR_REACH, out=result)
 

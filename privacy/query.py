@@ -41,7 +41,7 @@ MAX_LEFT, MAX_RIGHT = 2**14, 2**20
 """Largest absolute entries of the factors of a product."""
 
 _BLOCK_WORDS = 2**21
-_OUTER_ROWS = 1024
+_OUTER_ROWS, _OUTER_BLOCKS = 1024, 512  # people in a block, and blocks whose sum float64 holds exactly
 _MAX_FACTOR_WORDS = 2**12
 _MAX_WORD = 2**28
 _LOW_HALF = 2**32 - 1
@@ -168,7 +168,8 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
     total = np.zeros(query.width, dtype=np.int64)
     outers = query.outers if isinstance(query, OuterQuery) else ()
     rows = _OUTER_ROWS if outers else max(_BLOCK_WORDS // max(query.words_per_person, 1), 1)
-    for block in people.blocks(rows):
+    sums = [np.zeros((outer.left, outer.right)) for outer in outers]
+    for number, block in enumerate(people.blocks(rows), start=1):
         with np.errstate(all="ignore"):
             part = query.contribute(block)
         _check_shapes(part, query, outers, len(block))
@@ -177,11 +178,19 @@ def bounded_total(query: SumQuery, people: CustomerTable) -> NDArray[np.int64]:
             pairs = tuple((left[kept], right[kept]) for left, right in part.outers)
             part = Contribution(part.columns[kept], part.values[kept], pairs)
         np.add.at(total, part.columns.ravel(), part.values.ravel())
-        for outer, (left, right) in zip(outers, part.outers, strict=True):
-            # exact in float64, in whatever order it is added: no partial sum passes 2^10 * 2^14 * 2^20
-            words = (left.T @ right).astype(np.int64)
-            total[outer.offset : outer.offset + outer.words] += words.ravel()
+        for summed, (left, right) in zip(sums, part.outers, strict=True):
+            summed += left.T @ right  # exact in float64, in whatever order: at most 2^19 people * 2^14 * 2^20
+        if number % _OUTER_BLOCKS == 0:
+            _move(sums, outers, total)
+    _move(sums, outers, total)
     return total
+
+
+def _move(sums: list[NDArray[np.float64]], outers: tuple[Outer, ...], total: NDArray[np.int64]) -> None:
+    """Add the sums of outer products to the total, and begin them anew."""
+    for outer, summed in zip(outers, sums, strict=True):
+        total[outer.offset : outer.offset + outer.words] += summed.astype(np.int64).ravel()
+        summed.fill(0.0)
 
 
 def _check_shapes(part: Contribution, query: SumQuery, outers: tuple[Outer, ...], people: int) -> None:
@@ -226,11 +235,13 @@ def _within_bound_outers(part: Contribution, query: OuterQuery) -> NDArray[np.bo
     squares = []
     for left, right in part.outers:
         for factor, limit in ((left, MAX_LEFT), (right, MAX_RIGHT)):
-            reach = max(factor.max(initial=0.0), -factor.min(initial=0.0))  # nan passes no comparison
-            if not (reach <= limit and (np.rint(factor) == factor).all()):
+            # at most 2^12 squares of at most 2^40 each: exact in float64 where everybody is sound
+            square = np.einsum("ij,ij->i", factor, factor)
+            within = (square <= limit**2).all()  # then so is every entry; nan passes no comparison
+            if not (within and (np.rint(factor) == factor).all()):
                 sound &= ((np.abs(factor) <= limit) & (np.rint(factor) == factor)).all(axis=1)
-            # at most 2^12 squares of at most 2^40 each: exact in float64; what is not sound is left out anyway
-            squares.append(np.where(sound, np.einsum("ij,ij->i", factor, factor), 0.0))
+                square = np.where(sound, square, 0.0)
+            squares.append(square)
     pairs = list(zip(squares[::2], squares[1::2], strict=True))
     if not part.values.size and sound.all():
         rough = np.zeros(len(part.values))

@@ -707,21 +707,22 @@ def test_sums_of_outer_products_are_exact() -> None:
     assert query.asked == [1024, 176]
 
 
-def test_a_block_of_people_at_the_limits_adds_up_exactly() -> None:
-    """The largest partial sums there are, odd in their last bit."""
-    people = 1024
+@pytest.mark.parametrize("people", [1024, 2**19, 2**19 + 2**12])
+def test_people_at_the_limits_add_up_exactly(people: int) -> None:
+    """The largest partial sums there are, odd in their last bit; the last one is beyond what float64 holds."""
     left, right = np.full((people, 1), float(MAX_LEFT)), np.full((people, 1), float(MAX_RIGHT))
     left[0], right[0] = MAX_LEFT - 1, MAX_RIGHT - 1
     nothing = np.zeros((people, 0), np.int64)
     query = GivenOuters(((left, right),), nothing, nothing, (Outer(0, 1, 1),), 1, 2**70, 0)
-    assert answer(query) == [1023 * 2**34 + (2**14 - 1) * (2**20 - 1)]
+    assert answer(query) == [(people - 1) * 2**34 + (2**14 - 1) * (2**20 - 1)]
 
 
 def test_blocks_of_outer_products_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     query = outer_query(300, seed=1)
     whole = answer(query)
-    for rows in (1, 7, 299, 1000):
+    for rows, blocks in ((1, 512), (1, 1), (7, 3), (299, 2), (1000, 512)):
         monkeypatch.setattr(module, "_OUTER_ROWS", rows)
+        monkeypatch.setattr(module, "_OUTER_BLOCKS", blocks)
         assert answer(query) == whole
 
 
