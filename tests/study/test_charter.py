@@ -150,3 +150,51 @@ def test_delta_is_compared_exactly(customers: int, most: float, make_plan: Calla
     charter.check_plan(make_plan(delta=math.nextafter(most, 0.0)))
     with pytest.raises(PlanError, match="min_customers"):
         charter.check_plan(make_plan(delta=math.nextafter(most, 1.0)))
+
+
+def grouped(*groups: str | None) -> list[dict[str, Any]]:
+    return [
+        {"name": f"bank {index}", "region": "EU"} | ({} if group is None else {"group": group})
+        for index, group in enumerate(groups)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "needed"),
+    [
+        ([None], (0, 0)),
+        ([None, None], (1, 1)),
+        (["a", "a"], (1, 0)),
+        (["a", "a", "a"], (2, 0)),
+        (["a", "a", "b"], (2, 1)),
+        ([None, None, None, None], (2, 1)),
+    ],
+)
+def test_a_quorum_is_two_others_and_one_of_another_group_where_there_are_such(
+    groups: list[str | None], needed: tuple[int, int]
+) -> None:
+    quorum = parse_charter(document(institutions=grouped(*groups))).quorum_of("bank 0")
+    assert (quorum.witnesses, quorum.outside_group) == needed
+
+
+def test_a_quorum_may_be_larger_or_none() -> None:
+    large = parse_charter(document(institutions=grouped(*"abcd"), quorum={"witnesses": 3, "outside_group": 3}))
+    assert (large.quorum_of("bank 1").witnesses, large.quorum_of("bank 1").outside_group) == (3, 3)
+    none = parse_charter(document(institutions=grouped(*"ab"), quorum={"witnesses": 0}))
+    assert (none.quorum_of("bank 1").witnesses, none.quorum_of("bank 1").outside_group) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "quorum", "words"),
+    [
+        ("aab", {"witnesses": 3}, "quorum.witnesses is above the 2 other"),
+        ("aab", {"outside_group": 2}, "above the 1 institutions outside the group of 'bank 0'"),
+        ("abc", {"witnesses": 1, "outside_group": 2}, "quorum.outside_group is above quorum.witnesses"),
+        ("abc", {"witnesses": -1}, "witnesses"),
+        ("abc", {"witnesses": 1.0}, "witnesses"),
+        ("abc", {"cosigners": 1}, "cosigners"),
+    ],
+)
+def test_a_quorum_that_nobody_could_gather_is_refused(groups: str, quorum: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        parse_charter(document(institutions=grouped(*groups), quorum=quorum))
