@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,6 @@ from cohortium.client.onboarding.engine import Engine, Resources, quoted
 from cohortium.client.onboarding.sources import OpenSource, open_source
 from cohortium.models.seed_choice import SeedRule
 from cohortium.models.seed_doctor import ADVISED_SEEDS, LEAST_SEEDS
-from cohortium.privacy.gate import ConsentView
 from cohortium.privacy.randomness import fresh_key
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.canonical import canonical_bytes
@@ -43,6 +42,7 @@ from cohortium.study.validation import suggestion
 __all__ = [
     "MOST_EXPORTED_SHARE",
     "MOST_SEED_SHARE",
+    "PeopleFilter",
     "SeedCounts",
     "SeedList",
     "SeedOrigin",
@@ -234,6 +234,14 @@ class SeedRemoval:
     erased: bool
 
 
+class PeopleFilter(Protocol):
+    """Says who may be a seed: by consent, or by a rule."""
+
+    def snapshot(self, people: CustomerTable) -> CustomerTable:
+        """Those of the people who may."""
+        ...
+
+
 class SeedStore:
     """An institution's seed lists, in the database that also holds its ledger.
 
@@ -248,7 +256,7 @@ class SeedStore:
     """
 
     def __init__(
-        self, store: sa.Engine, *, consent: ConsentView | None = None, policy: ConsentView | None = None
+        self, store: sa.Engine, *, consent: PeopleFilter | None = None, policy: PeopleFilter | None = None
     ) -> None:
         self._store = store
         self._consent = consent

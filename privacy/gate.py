@@ -13,7 +13,7 @@ from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.question import QuestionHeader
 
-__all__ = ["AuditSink", "ConsentView", "Masks", "PolicyGate", "SecureSums", "Terms"]
+__all__ = ["AuditSink", "ConsentView", "Counted", "Masks", "PolicyGate", "SecureSums", "Terms"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,25 @@ class Terms:
     Args:
         allotment: mu2 units of this one question.
         share: whose noise protects the answer; with a share of the noise goes a mask.
+        decision: digest of the institution's decision to admit the run.
     """
 
     allotment: int
     share: NoiseShare = ALONE
+    decision: str = ""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Who is counted, and of which state of consent that follows.
+
+    Args:
+        people: those whom the next release may count.
+        root: 32 bytes that commit to the state of everybody's consent; they never leave the institution bare.
+    """
+
+    people: CustomerTable
+    root: bytes
 
 
 class PolicyGate(Protocol):
@@ -56,18 +71,29 @@ class SecureSums(Protocol):
 class ConsentView(Protocol):
     """Says which people count. People who are excluded are filtered, never a reason to refuse."""
 
-    def snapshot(self, people: CustomerTable) -> CustomerTable:
-        """The people whom the next release may count."""
+    def counted(self, people: CustomerTable, plan: str) -> Counted:
+        """The people whom the next release for that plan may count, as consent stands now."""
         ...
 
 
 class AuditSink(Protocol):
-    """Keeps a local record of what was released.
+    """The institution's audit log: exactly one entry for every release, witnessed by others before the next one."""
 
-    A crash before the reply was stored makes the resumed door record the same release again: every release has at
-    least one event, and the event's `charge` says which are of the same release.
-    """
+    def require_witnessed(self, plan: str) -> None:
+        """`RefusedError` unless a quorum of the plan's charter has cosigned the log as it stands: nothing is charged
+        without."""
+        ...
 
-    def append(self, event: Mapping[str, str | int]) -> None:
-        """Record one event, durably."""
+    def append(self, key: str, entry: Mapping[str, str | int], opening: Mapping[str, str]) -> None:
+        """Record an entry durably, once for each key.
+
+        Args:
+            key: a second entry under the same key is not recorded.
+            entry: what everybody may learn who is shown the log.
+            opening: what opens the entry's commitments; kept apart from the log, by the institution alone.
+        """
+        ...
+
+    def statement(self, key: str) -> bytes:
+        """What goes with the release of an entry: the log's newest checkpoint, and the newest that a quorum cosigned."""
         ...

@@ -421,7 +421,7 @@ class Ledger:
     def settle(self, charge: Charge, reply: bytes) -> bytes:
         """Store the reply that a charge paid for; returns the reply stored first, whoever stored it.
 
-        A reply is the charge's words, eight bytes each; what a secure sum sends beside them may follow.
+        A reply is the charge's words, eight bytes each; what the door keeps beside them may follow.
         """
         with self._store.begin() as connection:
             stored = _reply(connection, charge.sequence)
@@ -504,11 +504,11 @@ class Ledger:
             tails = [_tail(connection, table) for table in (_reservations, _charges)]
         rests = self._verified_rests(reservations, tails[0])
         self._verify_charges(charges, tails[1], rests)
-        paid = {row.sequence: (row.link, 8 * row.width, row.mechanism) for row in charges}
+        paid = {row.sequence: (row.link, 8 * row.width) for row in charges}
         for row in replies:
-            link, words, mechanism = paid.get(row.sequence, ("", -1, ""))
+            link, words = paid.get(row.sequence, ("", -1))
             more = len(row.reply) - words if isinstance(row.reply, bytes) and words >= 0 else -1
-            if more < 0 or (more > 0 and mechanism != _MECHANISM_SHARE) or row.digest != _reply_digest(link, row.reply):
+            if more < 0 or row.digest != _reply_digest(link, row.reply):
                 raise self._altered(f"reply {row.sequence}: altered")
 
     def _verified_rests(self, rows: Any, tail: int) -> dict[tuple[str, str], Spend]:

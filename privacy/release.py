@@ -1,13 +1,16 @@
 """The one door: whatever leaves an institution is made and sealed here, in this order.
 
 1. the gate checks the question against the approved plan and says what it may cost;
-2. the consent view says which people are counted;
-3. the contribution of every person is bounded (`privacy.query.bounded_total`);
-4. the ledger is charged, durably, before any noise is drawn;
-5. exact discrete Gaussian noise is added: all of it (`local`), or this institution's share (`distributed`);
-6. a share of noise never leaves unmasked: the vector is masked for a secure sum;
-7. the audit sink records that a release was made, without its content;
-8. the reply is stored durably, sealed and handed out.
+2. others must have witnessed the audit log as it stands;
+3. the consent view says which people are counted;
+4. the contribution of every person is bounded (`privacy.query.bounded_total`);
+5. the ledger is charged, durably, before any noise is drawn;
+6. exact discrete Gaussian noise is added: all of it (`local`), or this institution's share (`distributed`);
+7. a share of noise never leaves unmasked: the vector is masked for a secure sum;
+8. when somebody's consent changed meanwhile, 3, 4, 6 and 7 are done again under the same charge;
+9. the reply is stored durably; from here on it counts as aggregated;
+10. the audit log gets its one entry of the release, without its content;
+11. the reply is sealed and handed out.
 
 A question asked again is answered with the stored bytes, free of charge.
 """
@@ -16,8 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import isqrt
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +35,9 @@ from cohortium.privacy.ledger import Charge, Ledger, Slot
 from cohortium.privacy.query import QuerySpec, SumQuery, bounded_total
 from cohortium.privacy.randomness import BitSource, OsBitSource, fresh_key
 from cohortium.privacy.table import CustomerTable
+from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import Defect, PlanError, RefusedError
-from cohortium.study.question import Question, Release, SumMessage
+from cohortium.study.question import LogMessage, Question, Release, SumMessage
 
 __all__ = ["MAX_WIDTH", "MIN_SIGMA", "Door", "noise_scale"]
 
@@ -42,7 +49,9 @@ MAX_WIDTH = 2**22
 
 _MAX_PEOPLE = 2**31
 _NOISE_ROOM = 256  # sigmas: 128 institutions with full noise each have a standard deviation of 11.4 sigma together
-_MESSAGE = "secure-sum"
+_COMMITMENT = b"cohortium.consent-root/1\0"
+_RECOUNTS = 8
+_Message = TypeVar("_Message", SumMessage, LogMessage)
 
 
 class Door:
@@ -104,8 +113,11 @@ class Door:
         slot = Slot(header.plan, header.run, header.phase, header.step, header.attempt)
         stored = self._ledger.replay(slot, question.digest)
         if stored is None:
+            self._audit.require_witnessed(header.plan)
             masks = None if sum_request is None else self._sums.begin(header, sum_request, question.digest)
-            total = bounded_total(query, self._consent.snapshot(self._people(header.plan)))
+            people = self._people(header.plan)
+            counted = self._consent.counted(people, header.plan)
+            total = bounded_total(query, counted.people)
             charge = self._ledger.charge(
                 slot,
                 question.digest,
@@ -117,54 +129,110 @@ class Door:
             made = (charge.width, charge.bound_squared, charge.sigma, charge.share)
             if made != (query.width, query.bound_squared, sigma, terms.share):
                 raise Defect("the door: a charge that this version would have made differently")
-            stored = self._ledger.settle(charge, self._noised(total, charge, masks))
-        words, note = stored[: 8 * query.width], stored[8 * query.width :]
-        vector = np.frombuffer(words, dtype="<i8").astype(np.int64, copy=False)
-        return Release(question.digest, vector, self._seal(question.digest, stored), note)
+            vector, note = self._noised(total, charge, masks)
+            for _ in range(_RECOUNTS):
+                latest = self._consent.counted(people, header.plan)
+                if latest.root == counted.root:
+                    break
+                counted = latest
+                vector, note = self._noised(bounded_total(query, counted.people), charge, masks)
+            else:
+                raise RefusedError("consent changes faster than it can be counted", fix="ask again; nothing is lost")
+            reply = _Stored(vector, note, _entry(charge, terms.decision), counted.root.hex(), fresh_key().hex())
+            stored = self._ledger.settle(charge, reply.to_bytes())
+        return self._handed_out(question.digest, _Stored.from_bytes(stored, query.width))
 
     def has_sealed(self, release: Release) -> bool:
         """Whether this very door made this very release."""
-        payload = release.vector.astype("<i8").tobytes() + release.note
-        return hmac.compare_digest(self._seal(release.question, payload), release.seal)
+        return hmac.compare_digest(self._seal_of(release), release.seal)
 
-    def seal_message(self, payload: bytes) -> SumMessage:
-        """A message of the secure sum, derived from keys alone, sealed so that the guard lets it out."""
-        return SumMessage(payload, self._seal(_MESSAGE, payload))
+    def seal_message(self, message: _Message) -> _Message:
+        """A message about keys or logs, sealed so that the guard lets it out; nothing of it derives from customers."""
+        return replace(message, seal=self._seal(type(message).__name__, message.payload))
 
-    def has_sealed_message(self, message: SumMessage) -> bool:
+    def has_sealed_message(self, message: SumMessage | LogMessage) -> bool:
         """Whether this very door sealed this very message."""
-        return hmac.compare_digest(self._seal(_MESSAGE, message.payload), message.seal)
+        return hmac.compare_digest(self._seal(type(message).__name__, message.payload), message.seal)
 
-    def _noised(self, total: NDArray[np.int64], charge: Charge, masks: Masks | None) -> bytes:
-        """The noised and, with shared noise, masked sum of a charged question, as the bytes to store."""
+    def _noised(
+        self, total: NDArray[np.int64], charge: Charge, masks: Masks | None
+    ) -> tuple[NDArray[np.int64], bytes]:
+        """The noised and, with shared noise, masked sum of a charged question, and what goes beside a masked one."""
         if self._ledger.find(charge.slot) != charge:
             raise Defect("the door: noise before a durable charge")
         if charge.share.is_shared != (masks is not None):
             raise Defect("the door: a share of noise without a mask")
         noise = sample_discrete_gaussian(charge.share.sigma_of(charge.sigma), charge.width, self._bits)
         noised = (total.view(np.uint64) + noise.view(np.uint64)).view(np.int64)
-        note = b""
-        if masks is not None:
-            noised, note = masks.apply(noised)
-        slot = charge.slot
-        self._audit.append(
-            {
-                "event": "release",
-                "charge": charge.sequence,
-                "plan": slot.plan,
-                "run": slot.run,
-                "phase": slot.phase,
-                "step": slot.step,
-                "attempt": slot.attempt,
-                "question": charge.question,
-                "mu2": charge.spend.mu2,
-                "tv": charge.spend.tv,
-            }
-        )
-        return noised.astype("<i8").tobytes() + note
+        return (noised, b"") if masks is None else masks.apply(noised)
+
+    def _handed_out(self, question: str, stored: _Stored) -> Release:
+        """Whoever hands out a reply first sees to it that the log has its entry."""
+        key = f"charge {stored.entry['charge']}"
+        self._audit.append(key, stored.public_entry, {"consent_root": stored.root, "salt": stored.salt})
+        release = Release(question, stored.vector, b"", stored.note, self._audit.statement(key))
+        return replace(release, seal=self._seal_of(release))
+
+    def _seal_of(self, release: Release) -> bytes:
+        parts = (release.vector.astype("<i8").tobytes(), release.note, release.statement)
+        return self._seal(release.question, b"".join(len(part).to_bytes(8, "big") + part for part in parts))
 
     def _seal(self, question: str, payload: bytes) -> bytes:
         return hmac.new(self._key, question.encode() + b"\0" + payload, hashlib.sha256).digest()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A reply as the ledger keeps it.
+
+    Args:
+        vector, note: what was made: the sum, and what a secure sum sends beside it.
+        entry: of the audit log, without the commitment.
+        root, salt: of the consent snapshot and of the commitment to it, hexadecimal.
+    """
+
+    vector: NDArray[np.int64]
+    note: bytes
+    entry: dict[str, str | int]
+    root: str
+    salt: str
+
+    @property
+    def public_entry(self) -> dict[str, str | int]:
+        """The entry with a commitment to the consent snapshot: equal roots give unequal commitments."""
+        commitment = hashlib.sha256(_COMMITMENT + bytes.fromhex(self.salt) + bytes.fromhex(self.root))
+        return {**self.entry, "consent": commitment.hexdigest()}
+
+    def to_bytes(self) -> bytes:
+        """The words, the note with its length before it, and the rest as canonical JSON."""
+        rest = canonical_bytes({"entry": self.entry, "root": self.root, "salt": self.salt})
+        return self.vector.astype("<i8").tobytes() + len(self.note).to_bytes(4, "big") + self.note + rest
+
+    @classmethod
+    def from_bytes(cls, data: bytes, width: int) -> _Stored:
+        """The inverse of `to_bytes`; what the ledger keeps is covered by its digests."""
+        words, length, rest = data[: 8 * width], data[8 * width : 8 * width + 4], data[8 * width + 4 :]
+        size = int.from_bytes(length, "big")
+        vector = np.frombuffer(words, dtype="<i8").astype(np.int64, copy=False)
+        return cls(vector, rest[:size], **json.loads(rest[size:]))
+
+
+def _entry(charge: Charge, decision: str) -> dict[str, str | int]:
+    """What the audit log says of a release, but for the commitment: what was charged, and nothing of the answer."""
+    slot = charge.slot
+    return {
+        "event": "release",
+        "charge": charge.sequence,
+        "plan": slot.plan,
+        "run": slot.run,
+        "phase": slot.phase,
+        "step": slot.step,
+        "attempt": slot.attempt,
+        "question": charge.question,
+        "decision": decision,
+        "mu2": str(charge.spend.mu2),
+        "tv": str(charge.spend.tv),
+    }
 
 
 def noise_scale(query: SumQuery, allotment: int) -> int:

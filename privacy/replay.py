@@ -246,11 +246,9 @@ def _replies(rows: list[dict[str, Any]], charges: list[dict[str, Any]], findings
 
 
 def _fits(length: int, charge: dict[str, Any]) -> bool:
-    """Whether a reply holds its words; under shared noise, something of the secure sum may follow."""
+    """Whether a reply holds its words; what the door keeps beside them may follow."""
     words = charge["width"]
-    if not isinstance(words, int):
-        return False
-    return length == 8 * words or (length > 8 * words and charge["mechanism"] == "discrete-gaussian-share")
+    return isinstance(words, int) and length >= 8 * words
 
 
 def _numbered(

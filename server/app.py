@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from cohortium.governance.log import AuditLog
 from cohortium.models.preflight import preflight
 from cohortium.privacy.secure_sum import OnceStore
 from cohortium.server.federation import Gathering, gather_federation
@@ -43,13 +44,18 @@ class StudyOrder:
 
 
 def make_server_app(
-    order: StudyOrder, store: OnceStore, deliver: Callable[[Released], None], progress: Callable[[Asked], None]
+    order: StudyOrder,
+    store: OnceStore,
+    log: AuditLog,
+    deliver: Callable[[Released], None],
+    progress: Callable[[Asked], None],
 ) -> ServerApp:
     """The app the coordinator runs, on every engine.
 
     Args:
         order: what to run.
         store: the coordinator's own memory; a durable one lets an interrupted run go on.
+        log: the coordinator's audit log.
         deliver: called once with what the run releases.
         progress: called after every question.
     """
@@ -59,7 +65,9 @@ def make_server_app(
     def main(grid: Grid, _context: Context) -> None:
         preflight(order.plan, order.contract, order.charter)
         gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout)
-        federation = Journaled(gather_federation(grid, gathering, store), store)
-        deliver(run_study(order.plan, order.contract, order.run, federation, progress, order.base))
+        federation = Journaled(gather_federation(grid, gathering, store, log), store)
+        released = run_study(order.plan, order.contract, order.run, federation, progress, order.base)
+        federation.close(released.digest)
+        deliver(released)
 
     return app

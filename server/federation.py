@@ -1,9 +1,12 @@
-"""Asking institutions over a Flower grid, and adding up what they release: in the clear, or in a secure sum."""
+"""Asking institutions over a Flower grid, and adding up what they release: in the clear, or in a secure sum.
+
+Nobody's contribution is taken without what its audit log has to say of it (`server.witnesses`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -13,13 +16,33 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from cohortium.governance.log import AuditLog
 from cohortium.privacy.secure_sum import Aggregator, OnceStore, SumRound, SumRun
+from cohortium.server.witnesses import Contribution, Witnesses
 from cohortium.study.charter import Charter
 from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.question import PlanQuestion, Question, Release, SumMessage, question_request, reply_kind
+from cohortium.study.question import (
+    LogMessage,
+    PlanQuestion,
+    Question,
+    Release,
+    SumMessage,
+    question_request,
+    reply_kind,
+    split_log,
+    with_log,
+)
+from cohortium.study.witness import WitnessReply, WitnessRequest
 
-__all__ = ["Federation", "Gathering", "OpenFederation", "SecureFederation", "gather_federation"]
+__all__ = [
+    "Federation",
+    "Gathering",
+    "OpenFederation",
+    "SecureFederation",
+    "WitnessedFederation",
+    "gather_federation",
+]
 
 _POLL_SECONDS = 0.2
 _RUN = -1
@@ -40,37 +63,61 @@ class Federation(Protocol):
         ...
 
 
+class WitnessedFederation(Federation, Protocol):
+    """Institutions whose audit logs witness each other."""
+
+    def close(self, released: str) -> None:
+        """Have the logs' last entries cosigned; `released` is the digest of what the run made known."""
+        ...
+
+
 class OpenFederation:
     """Institutions that add full noise each (`local`): their releases come in the clear and are added up.
 
     Args:
         grid: reaches them.
-        nodes: their node ids.
+        nodes: their node ids by their name in the charter.
+        witnesses: of their logs.
         minimum: with fewer left, the run stops.
         timeout: seconds to wait for the answers to one question.
     """
 
-    def __init__(self, grid: Grid, nodes: Sequence[int], minimum: int, timeout: float) -> None:
+    def __init__(
+        self, grid: Grid, nodes: Mapping[str, int], witnesses: Witnesses, minimum: int, timeout: float
+    ) -> None:
         self._grid = grid
+        self._witnesses = witnesses
         self._minimum = minimum
         self._timeout = timeout
-        self.nodes = tuple(nodes)
+        self.nodes = dict(nodes)
         _require_enough(len(self.nodes), minimum, "accepted the plan")
 
     def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
         """See `Federation`. An institution that declines or does not answer leaves the run."""
-        content = question_request(question, None)
-        replies = _send(self._grid, "query.answer", dict.fromkeys(self.nodes, content), self._timeout)
+        _require_witnessed(self._witnesses, self.nodes, self._minimum)
+        contents = {
+            node: with_log(question_request(question, None), self._witnesses.request_for(name))
+            for name, node in self.nodes.items()
+        }
+        replies = _send(self._grid, "query.answer", contents, self._timeout)
         total = np.zeros(width, dtype=np.uint64)
-        answered = []
-        for node in self.nodes:
+        answered, contributions = {}, []
+        for name, node in self.nodes.items():
             release = _release(replies.get(node), question.digest, width)
-            if release is not None:
+            said = _contribution(self._witnesses, release, question, name)
+            if release is not None and said is not None:
                 total += release.vector.view(np.uint64)
-                answered.append(node)
-        self.nodes = tuple(answered)
+                answered[name] = node
+                contributions.append(said)
+        self.nodes = answered
         _require_enough(len(answered), self._minimum, _answered(question))
+        self._witnesses.record(question, contributions)
+        self._witnesses.exchange()
         return total.view(np.int64), len(answered)
+
+    def close(self, released: str) -> None:
+        """See `WitnessedFederation`."""
+        self._witnesses.close(released)
 
 
 class SecureFederation:
@@ -82,31 +129,42 @@ class SecureFederation:
         grid: reaches them.
         nodes: their node ids by their name in the charter.
         aggregator: knows all of them.
+        witnesses: of their logs.
         store: the aggregator's, durable; a resumed run asks as the interrupted one did.
         timeout: seconds to wait for one wave.
     """
 
     def __init__(
-        self, grid: Grid, nodes: Mapping[str, int], aggregator: Aggregator, store: OnceStore, timeout: float
+        self,
+        grid: Grid,
+        nodes: Mapping[str, int],
+        aggregator: Aggregator,
+        witnesses: Witnesses,
+        store: OnceStore,
+        timeout: float,
     ) -> None:
         self._grid = grid
+        self._witnesses = witnesses
         self._aggregator = aggregator
         self._store = store
         self._timeout = timeout
         names = aggregator.close_roster()
+        self._names = dict(enumerate(names))
         self._nodes = {party: nodes[name] for party, name in enumerate(names) if name in nodes}
         _require_enough(len(self._nodes), aggregator.terms.contributions, "accepted the plan")
         self._rounds = 0
 
     def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
         """See `Federation`."""
+        parties = [self._names[party] for party in self._nodes]
+        _require_witnessed(self._witnesses, parties, self._aggregator.terms.contributions)
         number = self._round_of(question.digest)
         lacking = sorted(set(self._nodes) - set(self._aggregator.offered(number)))
         request = SumMessage(self._aggregator.share_request(number)).to_record()
         for party, payload in self._messages("query.share", dict.fromkeys(lacking, request)).items():
             _tolerate(partial(self._aggregator.take_offer, payload, party, number))
         attempt = self._aggregator.begin(number, question.digest)
-        self._take_vectors(attempt, question, width)
+        contributions = self._take_vectors(attempt, question, width)
         content = SumMessage(attempt.choose_survivors()).to_record()
         if attempt.waves == 3:
             replies = self._messages("query.consent", dict.fromkeys(attempt.contributors, content))
@@ -115,7 +173,14 @@ class SecureFederation:
         content = SumMessage(attempt.unmask_request()).to_record()
         for party, payload in self._messages("query.unmask", dict.fromkeys(attempt.contributors, content)).items():
             _tolerate(partial(attempt.take_opened, party, payload))
-        return attempt.total(), len(attempt.contributors)
+        total = attempt.total()
+        self._witnesses.record(question, contributions)
+        self._witnesses.exchange()
+        return total, len(attempt.contributors)
+
+    def close(self, released: str) -> None:
+        """See `WitnessedFederation`."""
+        self._witnesses.close(released)
 
     def _round_of(self, digest: str) -> int:
         """The round that serves a question: every attempt gets the next free one, for good."""
@@ -128,18 +193,29 @@ class SecureFederation:
             known = self._store.keep(run, _RUN, f"round of {digest}", str(self._rounds).encode())
         return int(known)
 
-    def _take_vectors(self, attempt: SumRound, question: Question, width: int) -> None:
+    def _take_vectors(self, attempt: SumRound, question: Question, width: int) -> list[Contribution]:
         """The input wave, and once more for those who did not answer: they send the very same bytes."""
         waiting = [party for party in attempt.parties if party in self._nodes]
+        contributions: list[Contribution] = []
         for _ in range(2):
-            contents = {party: question_request(question, attempt.input_request(party)) for party in waiting}
+            contents = {
+                party: with_log(
+                    question_request(question, attempt.input_request(party)),
+                    self._witnesses.request_for(self._names[party]),
+                )
+                for party in waiting
+            }
             for party, reply in self._send("query.answer", contents).items():
                 release = _release(reply, question.digest, width)
-                if release is not None:
+                said = _contribution(self._witnesses, release, question, self._names[party])
+                if release is not None and said is not None:
                     _tolerate(partial(attempt.take_vector, party, release.vector, release.note))
+                    contributions.append(said)
             waiting = [party for party in waiting if party not in attempt.contributors]
             if len(attempt.contributors) >= self._aggregator.terms.contributions:
-                return
+                break
+        taken = {self._names[party] for party in attempt.contributors}
+        return [one for one in contributions if one.institution in taken]
 
     def _messages(self, message_type: str, contents: Mapping[int, RecordDict]) -> dict[int, bytes]:
         """The payloads of a wave about keys, by party."""
@@ -172,35 +248,54 @@ class Gathering:
     timeout: float = 600.0
 
 
-def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore) -> Federation:
+def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: AuditLog) -> WitnessedFederation:
     """Wait until the expected institutions are connected, and keep those that accept the plan.
 
     Args:
         grid: reaches the institutions.
         gathering: what for.
         store: the coordinator's own, durable.
+        log: the coordinator's audit log.
 
     Raises:
         RefusedError: fewer than expected connected in time, or fewer than the plan's minimum accepted.
         PlanError: the plan's numbers are not safe for those that accepted.
     """
-    plan = gathering.plan
+    plan, timeout = gathering.plan, gathering.timeout
     nodes = _connected(grid, gathering)
-    request = PlanQuestion(plan.digest, gathering.run, int(time.time())).to_record()
-    replies = _send(grid, "query.plan", dict.fromkeys(nodes, request), gathering.timeout)
-    if plan.trust != "distributed":
-        accepting = [node for node in nodes if _accepted(replies.get(node))]
-        return OpenFederation(grid, accepting, plan.min_institutions, gathering.timeout)
-    aggregator = Aggregator(SumRun.of(plan, gathering.charter, gathering.run), store)
     named: dict[str, int] = {}
-    for node in nodes:
-        payload = _payload(replies.get(node))
-        if payload is not None:
-            name = _tolerate(partial(aggregator.introduce, payload))
-            if name is not None:
-                named[name] = node
-    _require_enough(len(named), plan.min_institutions, "accepted the plan")
-    return SecureFederation(grid, named, aggregator, store, gathering.timeout)
+
+    def ask(requests: Mapping[str, WitnessRequest]) -> dict[str, WitnessReply]:
+        contents = {named[name]: LogMessage(one.to_bytes()).to_record() for name, one in requests.items()}
+        replies = _send(grid, "query.witness", contents, timeout)
+        read = {name: _log_reply(replies.get(named[name])) for name in requests}
+        return {name: reply for name, reply in read.items() if reply is not None}
+
+    witnesses = Witnesses(plan.digest, gathering.charter, log, ask)
+    hello = LogMessage(WitnessRequest(plan=plan.digest).to_bytes()).to_record()
+    for node, reply in _send(grid, "query.witness", dict.fromkeys(nodes, hello), timeout).items():
+        news = _log_reply(reply)
+        name = None if news is None else _tolerate(partial(witnesses.who, news))
+        if name is not None:
+            named[name] = node
+    witnesses.members = tuple(named)
+    witnesses.exchange()
+    request = PlanQuestion(plan.digest, gathering.run, int(time.time()))
+    contents = {node: with_log(request.to_record(), witnesses.request_for(name)) for name, node in named.items()}
+    replies = _send(grid, "query.plan", contents, timeout)
+    if plan.trust != "distributed":
+        accepting = {name: node for name, node in named.items() if _accepted(replies.get(node), witnesses, name)}
+        witnesses.exchange()
+        return OpenFederation(grid, accepting, witnesses, plan.min_institutions, timeout)
+    aggregator = Aggregator(SumRun.of(plan, gathering.charter, gathering.run), store)
+    introduced: dict[str, int] = {}
+    for name, node in named.items():
+        payload = _introduction(replies.get(node), witnesses, name)
+        if payload is not None and _tolerate(partial(aggregator.introduce, payload)) == name:
+            introduced[name] = node
+    _require_enough(len(introduced), plan.min_institutions, "accepted the plan")
+    witnesses.exchange()
+    return SecureFederation(grid, introduced, aggregator, witnesses, store, timeout)
 
 
 def _connected(grid: Grid, gathering: Gathering) -> list[int]:
@@ -247,8 +342,51 @@ def _tolerate(take: Callable[[], _Answer]) -> _Answer | None:
         return None
 
 
-def _accepted(reply: Message | None) -> bool:
-    return _tolerate(lambda: reply_kind(_content(reply))) == "accepted"
+def _accepted(reply: Message | None, witnesses: Witnesses, name: str) -> bool:
+    """Whether an institution accepted the plan, and its log tells so."""
+    return _tolerate(lambda: reply_kind(_with_news(reply, witnesses, name))) == "accepted"
+
+
+def _introduction(reply: Message | None, witnesses: Witnesses, name: str) -> bytes | None:
+    """An institution's keys of a run, when its log tells that it accepted the plan."""
+    message = _tolerate(lambda: SumMessage.from_record(_with_news(reply, witnesses, name)))
+    return None if message is None else message.payload
+
+
+def _with_news(reply: Message | None, witnesses: Witnesses, name: str) -> RecordDict:
+    """The answer to a plan; what is new in the institution's log is taken from beside it."""
+    content, log = split_log(_content(reply))
+    if log is None:
+        raise RefusedError("an answer without news of the log")
+    witnesses.take(name, WitnessReply.from_bytes(log.payload))
+    witnesses.settle(name)
+    return content
+
+
+def _log_reply(reply: Message | None) -> WitnessReply | None:
+    return _tolerate(lambda: WitnessReply.from_bytes(LogMessage.from_record(_content(reply)).payload))
+
+
+def _contribution(
+    witnesses: Witnesses, release: Release | None, question: Question, name: str
+) -> Contribution | None:
+    """What the log says of a release; None for one that is not to be taken."""
+    if release is None:
+        return None
+    said = _tolerate(lambda: witnesses.contribution(release.statement, question))
+    return said if said is not None and said.institution == name else None
+
+
+def _require_witnessed(witnesses: Witnesses, names: Collection[str], minimum: int) -> None:
+    """Nobody is asked, and so nobody charged, while fewer than the minimum would answer."""
+    if len(names) - len(witnesses.lacking(names)) < minimum:
+        witnesses.exchange()
+    lacking = witnesses.lacking(names)
+    if len(names) - len(lacking) < minimum:
+        raise RefusedError(
+            f"the audit logs of {len(lacking)} institutions have no quorum of witnesses; nothing was asked or charged",
+            fix="bring the missing institutions back and resume",
+        )
 
 
 def _payload(reply: Message | None) -> bytes | None:

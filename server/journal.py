@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.privacy.secure_sum import OnceStore, SumFailed
-from cohortium.server.federation import Federation
+from cohortium.server.federation import WitnessedFederation
 from cohortium.study.errors import DataError
 from cohortium.study.question import Question, QuestionHeader
 
@@ -25,7 +25,7 @@ class Journaled:
         store: durable; the coordinator's own. It holds released sums and messages about keys, nothing un-noised.
     """
 
-    def __init__(self, federation: Federation, store: OnceStore) -> None:
+    def __init__(self, federation: WitnessedFederation, store: OnceStore) -> None:
         self._federation = federation
         self._store = store
 
@@ -42,6 +42,10 @@ class Journaled:
             raise DataError("a sum of another width", place="coordinator's journal", fix="begin a new run")
         total = np.frombuffer(stored, dtype="<i8", offset=4).astype(np.int64)
         return total, int.from_bytes(stored[:4], "big")
+
+    def close(self, released: str) -> None:
+        """See `WitnessedFederation`."""
+        self._federation.close(released)
 
     def _begin(self, header: QuestionHeader, digest: str) -> None:
         """Write down that an attempt is asked; `SumFailed` when the run went on to the next one."""

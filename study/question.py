@@ -1,4 +1,4 @@
-"""The records that travel: questions to an institution, and its one of four possible replies.
+"""The records that travel: questions to an institution, and its one of five possible replies.
 
 Everything is parsed strictly: an unknown or missing field, a wrong type, dtype or shape is a `RefusedError` that
 quotes nothing of the message. Arrays are named, of declared dtype and shape.
@@ -25,6 +25,7 @@ from cohortium.study.errors import RefusedError
 __all__ = [
     "ACCEPTED",
     "DECLINED",
+    "LogMessage",
     "PlanQuestion",
     "Question",
     "QuestionHeader",
@@ -35,6 +36,8 @@ __all__ = [
     "plain_reply",
     "question_request",
     "reply_kind",
+    "split_log",
+    "with_log",
 ]
 
 _DIGEST, _RUN = r"sha256:[0-9a-f]{64}", r"[0-9a-f]{32}"
@@ -50,8 +53,11 @@ DECLINED: Final = "declined"
 SUM: Final = "secure_sum"
 """Name of the record that carries a message of a secure sum."""
 
+LOG: Final = "log"
+"""Name of the record that carries a message about audit logs."""
+
 _MAX_ARRAY_WORDS = 2**24
-_MAX_SUM_BYTES = 2**20
+_MAX_MESSAGE_BYTES = 2**20
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _Record = TypeVar("_Record", bound=ConfigRecord | ArrayRecord)
 
@@ -121,18 +127,19 @@ class Release:
         vector: int64, the noised sum modulo 2**64.
         seal: 32 bytes; only the door that made the release can make it.
         note: with a masked vector, its institution's signature of the sum it was masked for: 64 bytes, or none.
+        statement: of the institution's audit log, see `study.witness.Statement`.
     """
 
     question: str
     vector: NDArray[np.int64]
     seal: bytes
     note: bytes = b""
+    statement: bytes = b""
 
     def to_record(self) -> RecordDict:
         """The message content; `from_record` is its inverse."""
-        content = RecordDict(
-            {"release": ConfigRecord({"question": self.question, "seal": self.seal, "note": self.note})}
-        )
+        fields = {"question": self.question, "seal": self.seal, "note": self.note, "statement": self.statement}
+        content = RecordDict({"release": ConfigRecord(fields)})
         content["sum"] = to_record({"vector": self.vector})
         return content
 
@@ -143,17 +150,19 @@ class Release:
             raise _malformed()
         header = _record(content, "release", ConfigRecord)
         arrays = _record(content, "sum", ArrayRecord)
-        if set(header) != {"question", "seal", "note"} or set(arrays) != {"vector"}:
+        if set(header) != {"question", "seal", "note", "statement"} or set(arrays) != {"vector"}:
             raise _malformed()
-        question, seal, note = header["question"], header["seal"], header["note"]
+        question, seal, note, statement = (header[name] for name in ("question", "seal", "note", "statement"))
         if not isinstance(question, str) or not isinstance(seal, bytes) or len(seal) != 32:
             raise _malformed()
         if not isinstance(note, bytes) or len(note) not in (0, 64):
             raise _malformed()
+        if not isinstance(statement, bytes) or len(statement) > _MAX_MESSAGE_BYTES:
+            raise _malformed()
         declared = _shape(list(arrays["vector"].shape)) if width is None else (width,)
         if len(declared) != 1:
             raise _malformed()
-        return cls(question, _array(arrays["vector"], np.int64, declared), seal, note)
+        return cls(question, _array(arrays["vector"], np.int64, declared), seal, note, statement)
 
 
 @dataclass(frozen=True)
@@ -170,22 +179,34 @@ class SumMessage:
 
     def to_record(self) -> RecordDict:
         """The message content; `from_record` is its inverse."""
-        return RecordDict({SUM: ConfigRecord({"payload": self.payload, "seal": self.seal})})
+        return RecordDict({SUM: _to_sealed(self.payload, self.seal)})
 
     @classmethod
     def from_record(cls, content: RecordDict) -> SumMessage:
         """Parse strictly; `RefusedError` for anything that `to_record` would not have written."""
-        if set(content) != {SUM}:
-            raise _malformed()
-        fields = _record(content, SUM, ConfigRecord)
-        if set(fields) != {"payload", "seal"}:
-            raise _malformed()
-        payload, seal = fields["payload"], fields["seal"]
-        if not isinstance(payload, bytes) or not isinstance(seal, bytes) or len(seal) not in (0, 32):
-            raise _malformed()
-        if len(payload) > _MAX_SUM_BYTES:
-            raise _malformed()
-        return cls(payload, seal)
+        return cls(*_from_sealed(content, SUM))
+
+
+@dataclass(frozen=True)
+class LogMessage:
+    """A message about audit logs, as `study.witness` writes and reads it. It holds hashes and signatures.
+
+    Args:
+        payload: at most 2**20 bytes.
+        seal: as of a `SumMessage`.
+    """
+
+    payload: bytes
+    seal: bytes = b""
+
+    def to_record(self) -> RecordDict:
+        """The message content; `from_record` is its inverse."""
+        return RecordDict({LOG: _to_sealed(self.payload, self.seal)})
+
+    @classmethod
+    def from_record(cls, content: RecordDict) -> LogMessage:
+        """Parse strictly; `RefusedError` for anything that `to_record` would not have written."""
+        return cls(*_from_sealed(content, LOG))
 
 
 @dataclass(frozen=True)
@@ -241,15 +262,30 @@ def parse_question_request(content: RecordDict) -> tuple[Question, bytes | None]
     return Question.from_record(rest), message.payload
 
 
+def with_log(content: RecordDict, message: LogMessage | None) -> RecordDict:
+    """The content, with a message about logs beside it."""
+    return content if message is None else RecordDict({**content, **message.to_record()})
+
+
+def split_log(content: RecordDict) -> tuple[RecordDict, LogMessage | None]:
+    """The inverse of `with_log`; a content that is nothing but a message about logs stays whole."""
+    if LOG not in content or len(content) == 1:
+        return content, None
+    rest = RecordDict({name: record for name, record in content.items() if name != LOG})
+    return rest, LogMessage.from_record(RecordDict({LOG: content[LOG]}))
+
+
 def plain_reply(word: Literal["accepted", "declined"]) -> RecordDict:
     """A reply that carries one of two constants and nothing else."""
     return RecordDict({"reply": ConfigRecord({"word": word})})
 
 
-def reply_kind(content: RecordDict) -> Literal["accepted", "declined", "release", "secure-sum"]:
-    """Which of the four possible replies this is; `RefusedError` for any other content."""
+def reply_kind(content: RecordDict) -> Literal["accepted", "declined", "release", "secure-sum", "log"]:
+    """Which of the five possible replies this is; `RefusedError` for any other content."""
     if set(content) == {"release", "sum"}:
         return "release"
+    if set(content) == {LOG}:
+        return "log"
     if set(content) == {SUM}:
         return "secure-sum"
     if set(content) == {"reply"}:
@@ -266,6 +302,25 @@ def digest_array(values: NDArray[Any]) -> str:
     plain = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
     frame = canonical_bytes({"dtype": plain.dtype.str, "shape": list(plain.shape)})
     return digest_bytes(frame + b"\0" + plain.tobytes())
+
+
+def _to_sealed(payload: bytes, seal: bytes) -> ConfigRecord:
+    return ConfigRecord({"payload": payload, "seal": seal})
+
+
+def _from_sealed(content: RecordDict, name: str) -> tuple[bytes, bytes]:
+    """Payload and seal of the one record of that name."""
+    if set(content) != {name}:
+        raise _malformed()
+    fields = _record(content, name, ConfigRecord)
+    if set(fields) != {"payload", "seal"}:
+        raise _malformed()
+    payload, seal = fields["payload"], fields["seal"]
+    if not isinstance(payload, bytes) or not isinstance(seal, bytes) or len(seal) not in (0, 32):
+        raise _malformed()
+    if len(payload) > _MAX_MESSAGE_BYTES:
+        raise _malformed()
+    return payload, seal
 
 
 def _record(content: RecordDict, name: str, kind: type[_Record]) -> _Record:

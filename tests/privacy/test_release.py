@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ from cohortium.models.catalogue import build_query
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.privacy.accounting import MU2_UNIT, Spend, budget_for, price
 from cohortium.privacy.discrete_gaussian import sample_discrete_gaussian
-from cohortium.privacy.gate import Terms
+from cohortium.privacy.gate import Counted, Terms
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, SumQuery, bounded_total
 from cohortium.privacy.release import MAX_WIDTH, MIN_SIGMA, Door, noise_scale
@@ -51,8 +52,9 @@ class Gate:
         budget: Spend = BUDGET,
         error: Exception | None = None,
         share: NoiseShare = ALONE,
+        decision: str = "",
     ) -> None:
-        self.terms, self.error, self.budget = Terms(allotment or BUDGET.mu2 // 4, share), error, budget
+        self.terms, self.error, self.budget = Terms(allotment or BUDGET.mu2 // 4, share, decision), error, budget
 
     def admit(self, _question: QuestionHeader) -> Terms:
         if self.error:
@@ -61,12 +63,37 @@ class Gate:
 
 
 class All:
-    def snapshot(self, table: CustomerTable) -> CustomerTable:
-        return table
+    """Consent of everybody, in the states that are given, one for every look and the last one for ever."""
+
+    def __init__(self, *states: tuple[bytes, CustomerTable]) -> None:
+        self.states = list(states)
+
+    def counted(self, table: CustomerTable, _plan: str) -> Counted:
+        if not self.states:
+            return Counted(table, bytes(32))
+        root, people = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return Counted(people, root)
 
 
 class Events(list[Mapping[str, Any]]):
-    """An audit sink that remembers."""
+    """An audit log that remembers, an entry for each key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str] = []
+        self.openings: list[Mapping[str, str]] = []
+
+    def require_witnessed(self, _plan: str) -> None:
+        pass
+
+    def append(self, key: str, entry: Mapping[str, Any], opening: Mapping[str, str]) -> None:  # type: ignore[override]
+        if key not in self.keys:
+            super().append(entry)
+            self.keys.append(key)
+            self.openings.append(opening)
+
+    def statement(self, key: str) -> bytes:
+        return f"entry {self.keys.index(key)}".encode()
 
 
 class NoSums:
@@ -149,9 +176,12 @@ class Recorder:
         self.steps.append("gate")
         return Gate().terms
 
-    def snapshot(self, table: CustomerTable) -> CustomerTable:
+    def counted(self, table: CustomerTable, _plan: str) -> Counted:
         self.steps.append("consent")
-        return table
+        return Counted(table, bytes(32))
+
+    def require_witnessed(self, _plan: str) -> None:
+        self.steps.append("witnesses")
 
     def build(self, spec: QuerySpec) -> SumQuery:
         self.steps.append("build")
@@ -162,17 +192,24 @@ class Recorder:
         self.steps.append("noise" if charged == [question().digest] else "noise before charge")
         return self._bits.words(count)  # type: ignore[no-any-return]
 
-    def append(self, event: Mapping[str, Any]) -> None:
-        (entry,) = self._ledger.charges()
-        stored = self._ledger.replay(entry.slot, event["question"])
-        self.steps.append("audit" if stored is None else "audit after reply")
+    def append(self, _key: str, entry: Mapping[str, Any], _opening: Mapping[str, str]) -> None:
+        (charge,) = self._ledger.charges()
+        stored = self._ledger.replay(charge.slot, entry["question"])
+        self.steps.append("audit before reply" if stored is None else "audit")
+
+    def statement(self, _key: str) -> bytes:
+        self.steps.append("statement")
+        return b""
 
 
 def test_the_order_of_the_door(ledger: Ledger, seeded_bits: Callable[[int], Any]) -> None:
     seen = Recorder(ledger, seeded_bits(0))
     door = make_door(ledger, seen, gate=seen, consent=seen, build=seen.build, audit=seen)
     door.release(question())
-    assert seen.steps == ["gate", "build", "consent", "noise", "audit"]
+    answered = ["gate", "build", "witnesses", "consent", "noise", "consent", "audit", "statement"]
+    assert seen.steps == answered
+    door.release(question())
+    assert seen.steps == [*answered, "gate", "build", "audit", "statement"], "asked again: no look at anybody"
 
 
 def test_no_noise_without_the_charge_on_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,24 +237,82 @@ def test_an_old_charge_of_another_price_is_not_used(ledger: Ledger) -> None:
         make_door(ledger).release(asked)
 
 
-def test_the_audit_event_says_what_was_charged_and_nothing_of_the_answer(ledger: Ledger) -> None:
+def test_the_log_entry_says_what_was_charged_and_nothing_of_the_answer(ledger: Ledger) -> None:
+    events, root = Events(), bytes(range(32))
+    gate = Gate(decision="sha256:" + "d" * 64)
+    release = make_door(ledger, audit=events, gate=gate, consent=All((root, people()))).release(question())
+    (charge,) = ledger.charges()
+    (entry,), (opening,) = events, events.openings
+    commitment = hashlib.sha256(b"cohortium.consent-root/1\0" + bytes.fromhex(opening["salt"]) + root).hexdigest()
+    assert entry == {
+        "event": "release",
+        "charge": charge.sequence,
+        "plan": charge.slot.plan,
+        "run": charge.slot.run,
+        "phase": charge.slot.phase,
+        "step": 0,
+        "attempt": 1,
+        "question": question().digest,
+        "decision": "sha256:" + "d" * 64,
+        "consent": commitment,
+        "mu2": str(charge.spend.mu2),
+        "tv": str(charge.spend.tv),
+    }
+    assert opening["consent_root"] == root.hex()
+    assert events.keys == ["charge 1"]
+    assert release.statement == b"entry 0"
+
+
+def test_equal_states_of_consent_are_committed_to_unequally(ledger: Ledger) -> None:
     events = Events()
-    make_door(ledger, audit=events).release(question())
-    (entry,) = ledger.charges()
-    assert events == [
-        {
-            "event": "release",
-            "charge": entry.sequence,
-            "plan": entry.slot.plan,
-            "run": entry.slot.run,
-            "phase": entry.slot.phase,
-            "step": 0,
-            "attempt": 1,
-            "question": question().digest,
-            "mu2": entry.spend.mu2,
-            "tv": entry.spend.tv,
-        }
-    ]
+    door = make_door(ledger, audit=events)
+    door.release(question(step=0))
+    door.release(question(step=1))
+    assert events.openings[0]["consent_root"] == events.openings[1]["consent_root"]
+    assert events[0]["consent"] != events[1]["consent"]
+
+
+def test_without_witnesses_nothing_is_charged_or_counted(ledger: Ledger) -> None:
+    class Alone(Events):
+        def require_witnessed(self, plan: str) -> None:
+            raise RefusedError(f"no quorum for {plan}")
+
+    class Nobody:
+        def counted(self, *_: Any) -> Any:
+            raise AssertionError("people were counted")
+
+    with pytest.raises(RefusedError, match="no quorum for sha256:0000"):
+        make_door(ledger, audit=Alone(), consent=Nobody()).release(question())
+    assert list(ledger.charges()) == []
+
+
+# --- consent that changes --------------------------------------------------------------------------------------------
+
+
+def test_who_withdraws_while_a_question_is_answered_is_not_in_the_answer(
+    ledger: Ledger, seeded_bits: Callable[[int], Any]
+) -> None:
+    """Counted twice under one charge; what leaves is the second count, with noise of its own."""
+    events, before, after = Events(), people(50), people(49)
+    consent = All((b"a" * 32, before), (b"b" * 32, after))
+    release = make_door(ledger, seeded_bits(1), consent=consent, audit=events).release(question())
+    bits, sigma = seeded_bits(1), noise_scale(QUERY, BUDGET.mu2 // 4)
+    unused, noise = (sample_discrete_gaussian(sigma, QUERY.width, bits) for _ in range(2))
+    assert (release.vector == bounded_total(QUERY, after) + noise).all()
+    assert (unused != noise).any()
+    assert len(list(ledger.charges())) == 1
+    assert [opening["consent_root"] for opening in events.openings] == [(b"b" * 32).hex()]
+
+
+def test_consent_that_never_holds_still_is_not_answered_and_not_charged_twice(ledger: Ledger) -> None:
+    restless = All(*((bytes([n]) * 32, people()) for n in range(20)))
+    events = Events()
+    with pytest.raises(RefusedError, match="faster than it can be counted"):
+        make_door(ledger, consent=restless, audit=events).release(question())
+    assert events == []
+    release = make_door(ledger, audit=events).release(question())
+    assert len(list(ledger.charges())) == len(events) == 1
+    assert release.statement == b"entry 0"
 
 
 # --- asked again, or otherwise ---------------------------------------------------------------------------------------
@@ -324,6 +419,9 @@ def test_only_the_very_release_is_sealed(ledger: Ledger, tmp_path: Path) -> None
         Release(question(step=1).digest, release.vector, release.seal),
         Release(release.question, release.vector, bytes(32)),
         Release(release.question, release.vector, b""),
+        dataclasses.replace(release, note=bytes(64)),
+        dataclasses.replace(release, statement=b"entry 1"),
+        dataclasses.replace(release, statement=b"", note=release.statement),
     ]
     assert not any(door.has_sealed(forgery) for forgery in forgeries)
     other = make_door(Ledger(open_store(tmp_path / "other"), "n", BUDGET))
@@ -332,7 +430,7 @@ def test_only_the_very_release_is_sealed(ledger: Ledger, tmp_path: Path) -> None
 
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
-STAGES = ["before charge", "after charge", "after noise", "after audit", "after settle"]
+STAGES = ["before charge", "after charge", "after noise", "after settle", "after audit", "answered"]
 
 
 def _release_and_die(path: str, stage: str, said: Any) -> None:
@@ -348,23 +446,25 @@ def _release_and_die(path: str, stage: str, said: Any) -> None:
             die("after charge")
             return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
 
-    class DyingAudit:
-        def append(self, event: Mapping[str, Any]) -> None:
-            die("after noise")
-            with (Path(path).parent / "audit").open("a") as log:
-                log.write(f"{event['charge']}\n")
+    class DyingAudit(Events):
+        def append(self, key: str, entry: Mapping[str, Any], opening: Mapping[str, str]) -> None:  # type: ignore[override]
+            die("after settle")
+            super().append(key, entry, opening)
             die("after audit")
 
     class DyingConsent:
-        def snapshot(self, table: CustomerTable) -> CustomerTable:
-            die("before charge")
-            return table
+        looks = 0
+
+        def counted(self, table: CustomerTable, _plan: str) -> Counted:
+            self.looks += 1
+            die("before charge" if self.looks == 1 else "after noise")
+            return Counted(table, bytes(32))
 
     ledger = Ledger(open_store(Path(path)), "north bank", budget_for(3.0, 1e-6))
     door = make_door(ledger, DyingBits(), audit=DyingAudit(), consent=DyingConsent())
     release = door.release(question())
     said.send(release.vector.tobytes())
-    die("after settle")
+    die("answered")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -387,11 +487,10 @@ def test_a_kill_at_any_stage_leaves_what_was_charged(tmp_path: Path, stage: str)
     release = make_door(ledger, audit=events).release(question())
     assert len(list(ledger.charges())) == 1, "the resumed door charged a second time"
     assert make_door(ledger, audit=events).release(question()).vector.tobytes() == release.vector.tobytes()
-    if stage == "after settle":
+    if stage == "answered":
         assert release.vector.tobytes() == messages[0]
-        assert events == []
-    else:  # at least one audit event for the release, and every event names its charge
-        assert [event["charge"] for event in events] == [1]
+    assert [entry["charge"] for entry in events] == [1], "the log is asked for the release's entry again, by its key"
+    assert events.keys == ["charge 1"]
     ledger.verify()
 
 

@@ -1,0 +1,281 @@
+"""An institution's own say: whether a run is admitted by the rules in force here, and who of its customers counts.
+
+`governance.toml` in the node's folder names the packs of rules and states the facts that only people know; everything
+else is gathered from plan, charter, consent store, ledger and log. A node without it takes part in simulations alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from cohortium.client.store import Approval, NodeStore
+from cohortium.client.witnessing import NodeLog
+from cohortium.governance.consent import Cohort, ConsentStore, OpenBanking, purpose_term
+from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, read_pack
+from cohortium.privacy.accounting import budget_for, epsilon_spent
+from cohortium.privacy.gate import Counted
+from cohortium.privacy.ledger import Ledger
+from cohortium.privacy.table import CustomerTable
+from cohortium.study.charter import SIMULATION, Charter
+from cohortium.study.document import Agreed, Document, read_toml, validated
+from cohortium.study.errors import DataError, RefusedError
+from cohortium.study.plan import Plan
+
+__all__ = ["GOVERNANCE_FILE", "Governance", "NodeGovernance", "read_governance"]
+
+GOVERNANCE_FILE = "governance.toml"
+
+_NOBODY_ASKED = bytes(32)  # the root where there is no consent store
+_RULE_PURPOSES = {
+    "CustomerSegmentation": "dpv:DirectMarketing",
+    "LookalikeModelling": "dpv:TargetedAdvertising",
+    "DirectMarketing": "dpv:DirectMarketing",
+    "Marketing": "dpv:DirectMarketing",
+    "Advertising": "dpv:PersonalisedAdvertising",
+    "PersonalisedAdvertising": "dpv:PersonalisedAdvertising",
+    "TargetedAdvertising": "dpv:TargetedAdvertising",
+    "ServicePersonalisation": "dpv:ServicePersonalisation",
+    "ResearchAndDevelopment": "dpv:ResearchAndDevelopment",
+    "CommercialResearch": "dpv:ResearchAndDevelopment",
+    "AcademicResearch": "dpv:ResearchAndDevelopment",
+}
+_FILTERED = (
+    "without_valid_consent",
+    "objectors",
+    "objectors_unresolved",
+    "minors",
+    "erasure_pending",
+    "gpc",
+    "share_optouts",
+    "affiliate_optouts",
+    "without_channel_consent",
+    "special_without_explicit_consent",
+    "ais_without_purpose_consent",
+)
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=512)]
+
+
+class OpenBankingLimits(Agreed):
+    """What is asked of the permission behind account-information data."""
+
+    most_days: Annotated[int, Field(strict=True, ge=1, le=365)] = 180
+    most_pulls: Annotated[int, Field(strict=True, ge=0, le=24)] = 4
+
+
+class Governance(Document):
+    """What an institution declares about itself.
+
+    Args:
+        schema_id: `cohortium.governance/1`; written `schema` in TOML.
+        packs: names of the packs of rules in force here; the house's always is.
+        own_packs: files of further packs, relative to this file.
+        declared_by: who states the facts, and when.
+        facts: those that no document or store tells, by the names of `cohortium rules`.
+        sharing: whether customers' data are shared with others, so that opt-outs of sharing count for every purpose.
+        special_categories: whether features are of special categories, so that explicit consent to them is needed.
+        open_banking: for tables from account information.
+    """
+
+    schema_id: Annotated[Literal["cohortium.governance/1"], Field(alias="schema")]
+    packs: tuple[_Text, ...]
+    own_packs: tuple[_Text, ...] = ()
+    declared_by: _Text
+    facts: dict[str, Any] = {}
+    sharing: Annotated[bool, Field(strict=True)] = False
+    special_categories: Annotated[bool, Field(strict=True)] = False
+    open_banking: OpenBankingLimits | None = None
+
+
+def read_governance(folder: Path) -> tuple[Governance, tuple[Pack, ...]] | None:
+    """What stands in the node's folder, its packs loaded; None where the file is missing.
+
+    Raises:
+        DataError: the file does not hold together.
+        RuleError, FactError: no such pack or fact, or one that does not hold together.
+    """
+    path = folder / GOVERNANCE_FILE
+    if not path.exists():
+        return None
+    declared = validated(Governance, read_toml(path, DataError), str(path), {}, DataError)
+    Facts.of(declared.facts, declared.declared_by)
+    return declared, load_packs(declared.packs, [read_pack(folder / name) for name in declared.own_packs])
+
+
+class NodeGovernance:
+    """Decides for one node; the consent view of its door.
+
+    Args:
+        folder: the node's state folder.
+        institution: its name.
+        store: keeps decisions.
+        approved: the approval of a plan by digest; `RefusedError` when there is none or it has expired.
+        ledger: what was spent.
+        log: its audit log.
+        consent: its consent store; None where it has none.
+        people: number of its customers.
+        today: today's date (UTC).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        institution: str,
+        store: NodeStore,
+        approved: Callable[[str], Approval],
+        ledger: Ledger,
+        log: NodeLog,
+        consent: ConsentStore | None,
+        people: int,
+        today: Callable[[], date],
+    ) -> None:
+        self._declared = read_governance(folder)
+        self._place = str(folder / GOVERNANCE_FILE)
+        self._institution, self._store, self._approved, self._ledger = institution, store, approved, ledger
+        self._log, self._people, self._today = log, people, today
+        self.consent = consent
+
+    def counted(self, people: CustomerTable, plan: str) -> Counted:
+        """See `privacy.gate.ConsentView`."""
+        if self.consent is None:
+            return Counted(people, _NOBODY_ASKED)
+        snapshot = self.consent.snapshot(self._cohort(self._approved(plan).plan))
+        allowed = snapshot.allowed(people.keys)
+        kept = people if allowed.all() else people.take(allowed)
+        return Counted(kept, bytes.fromhex(snapshot.root.removeprefix("sha256:")))
+
+    def admit(self, plan: str, run: str) -> str:
+        """Decide whether a run is admitted, and write the decision down; its id.
+
+        Raises:
+            RefusedError: not admitted; names rule, article, fact, value and what would change it.
+        """
+        approval = self._approved(plan)
+        if self._declared is None:
+            self._refuse_outside_simulations(approval.charter)
+            self._write_down(plan, run, "none", admitted=True)
+            return "none"
+        decision, facts = self.decide(approval.plan, approval.charter, "admission")
+        self._store.keep_decision(plan, run, decision, facts)
+        self._write_down(plan, run, decision.id, admitted=decision.admitted)
+        if not decision.admitted:
+            raise RefusedError(refusal(decision), fix="cohortium rules check shows every finding")
+        return decision.id
+
+    def decide(self, plan: Plan, charter: Charter, stage: Stage, *more: Facts) -> tuple[Decision, Facts]:
+        """What the packs in force here say of a plan at a stage, and of which facts."""
+        if self._declared is None:
+            raise RefusedError("no rules are in force", place=self._place, fix="name the packs in force here")
+        facts = Facts.merged(*self._facts(plan, charter), *more)
+        return evaluate(self._declared[1], facts, stage, self._today()), facts
+
+    def _write_down(self, plan: str, run: str, decision: str, *, admitted: bool) -> None:
+        entry = {"event": "admission", "plan": plan, "run": run, "decision": decision, "admitted": str(admitted).lower()}
+        key = f"admission {run} {decision}"
+        self._log.append(key, entry, {})
+
+    def _refuse_outside_simulations(self, charter: Charter) -> None:
+        if {member.region for member in charter.institutions} != {SIMULATION}:
+            raise RefusedError(
+                "no rules are in force, and not every region of the charter is a simulation",
+                place=self._place,
+                fix="name the packs in force here",
+            )
+
+    def _cohort(self, plan: Plan) -> Cohort:
+        declared = None if self._declared is None else self._declared[0]
+        purpose = purpose_term(plan.purpose)
+        if declared is None:
+            return Cohort(purpose, plan.lawful_basis)
+        bank = declared.open_banking
+        return Cohort(
+            purpose,
+            plan.lawful_basis,
+            sharing=declared.sharing,
+            special=declared.special_categories,
+            open_banking=None if bank is None else OpenBanking(bank.most_days, bank.most_pulls),
+        )
+
+    def _facts(self, plan: Plan, charter: Charter) -> list[Facts]:
+        declared = [] if self._declared is None else [Facts.of(self._declared[0].facts, self._declared[0].declared_by)]
+        return [
+            _plan_facts(plan),
+            Facts.of({"log.cosigners": self._log.cosigners(plan.digest)}, "audit log"),
+            self._ledger_facts(plan),
+            _charter_facts(charter),
+            *self._consent_facts(plan),
+            *declared,
+        ]
+
+    def _ledger_facts(self, plan: Plan) -> Facts:
+        """What one person's budget comes to once this plan is spent, whatever else was, and delta for all customers."""
+        spent = self._ledger.spent()
+        rest = budget_for(plan.epsilon, plan.delta)
+        already = self._ledger.spent(plan.digest)
+        epsilon = epsilon_spent(spent + rest if already.mu2 == 0 else spent, plan.delta)
+        facts = {"privacy.epsilon": round(epsilon, 6), "privacy.delta_times_n": plan.delta * self._people}
+        return Facts.of(facts, f"ledger of {self._institution}")
+
+    def _consent_facts(self, plan: Plan) -> list[Facts]:
+        """Nobody whom the snapshot leaves out is in the cohort: what rules count is what is left, and that is nobody."""
+        if self.consent is None:
+            return []
+        cohort = self._cohort(plan)
+        snapshot = self.consent.snapshot(cohort)
+        counts: dict[str, Any] = {f"cohort.{reason}": 0 for reason in _FILTERED if _is_asked(reason, cohort)}
+        counts["cohort.purpose_mismatch"] = 0
+        return [Facts.of({**counts, "docs.consent_snapshot_root": snapshot.root}, f"consent event {snapshot.sequence}")]
+
+
+def refusal(decision: Decision, most: int = 3) -> str:
+    """Why a decision refused, in one line."""
+    parts = [
+        f"{one.rule} ({one.article}; {one.confidence}): {one.plain} "
+        + ", ".join(f"{seen.fact} is {'unknown' if seen.value is None else seen.value}" for seen in one.seen)
+        + f" [{one.change}]"
+        for one in decision.findings[:most]
+    ]
+    rest = len(decision.findings) - most
+    return "; ".join(parts) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _is_asked(reason: str, cohort: Cohort) -> bool:
+    """Whether the snapshot looked at it for this cohort: what it did not look at stays unknown."""
+    match reason:
+        case "without_valid_consent":
+            return cohort.basis == "consent"
+        case "objectors_unresolved":
+            return cohort.basis == "legitimate_interests"
+        case "special_without_explicit_consent":
+            return cohort.special
+        case "ais_without_purpose_consent":
+            return cohort.open_banking is not None
+        case "without_channel_consent":
+            return cohort.channel is not None
+    return True
+
+
+def _plan_facts(plan: Plan) -> Facts:
+    facts: dict[str, Any] = {
+        "run.lawful_basis": plan.lawful_basis,
+        "privacy.unit": "person",
+        "privacy.secure_aggregation": plan.trust == "distributed",
+        "privacy.institutions": plan.min_institutions,
+        "privacy.min_cell": plan.min_cell,
+        "model.expires_on": plan.expires.isoformat(),
+        "data.customer_level_outputs_shared": False,
+        "data.record_linkage": False,
+    }
+    purpose = _RULE_PURPOSES.get(purpose_term(plan.purpose))
+    if purpose is not None:
+        facts["run.purpose"] = purpose
+    return Facts.of(facts, f"plan {plan.digest}")
+
+
+def _charter_facts(charter: Charter) -> Facts:
+    regions = {member.region for member in charter.institutions}
+    return Facts.of({"transfer.crosses_border": len(regions) > 1}, f"charter {charter.digest}")

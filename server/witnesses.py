@@ -1,0 +1,295 @@
+"""The coordinator's part in witnessing: it carries checkpoints between institutions, and takes nothing unwitnessed.
+
+After every question each institution's log has one more entry. Its new checkpoint goes to the others, with the proof
+that the log only grew; what they cosign goes back with the next question. A contribution is taken only with a
+checkpoint that a quorum cosigned and that covers everything up to the question before, and with the entry that it says
+was made for this very contribution. A last exchange cosigns the last entries.
+
+The coordinator can hold a cosignature back, which stops the run. It can make none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cohortium.governance.log import (
+    AuditLog,
+    Checkpoint,
+    LogQuorum,
+    Verifier,
+    leaf_hash,
+    log_origin,
+    log_verifiers,
+    open_checkpoint,
+    parse_checkpoint,
+    parse_leaf,
+    parse_note,
+    parse_signatures,
+    verify_inclusion,
+)
+from cohortium.study.charter import Charter
+from cohortium.study.errors import DataError, RefusedError
+from cohortium.study.question import LogMessage, Question
+from cohortium.study.witness import Growth, LogNews, Statement, ToCosign, WitnessReply, WitnessRequest
+
+__all__ = ["Contribution", "Witnesses"]
+
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What an institution's log says of one contribution.
+
+    Args:
+        institution: whose.
+        leaf: hash of the log entry, hexadecimal.
+        decision: digest of the decision to admit the run.
+    """
+
+    institution: str
+    leaf: str
+    decision: str
+
+
+@dataclass
+class _Log:
+    """The newest of one log that the coordinator was given.
+
+    Args:
+        verifier: of its checkpoints.
+        checkpoint, note: None before the first news.
+        growth: proofs from earlier sizes to this checkpoint.
+        known: by witness, the size that it cosigned last.
+        lines: by witness, its cosignature of this checkpoint.
+        floor: what the next contribution's cosigned checkpoint has to cover.
+    """
+
+    verifier: Verifier
+    checkpoint: Checkpoint | None = None
+    note: str = ""
+    growth: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
+    floor: int = 0
+
+
+class Witnesses:
+    """The logs of one run, and the exchange of cosignatures.
+
+    Args:
+        plan: digest of the run's plan.
+        charter: names the logs and their quorums.
+        own: the coordinator's own log, cosigned by the institutions like the others.
+        ask: sends requests to institutions by name; gives the answers of those who answered.
+    """
+
+    def __init__(
+        self,
+        plan: str,
+        charter: Charter,
+        own: AuditLog,
+        ask: Callable[[Mapping[str, WitnessRequest]], Mapping[str, WitnessReply]],
+    ) -> None:
+        self._plan, self._charter, self._own, self._ask = plan, charter, own, ask
+        self._logs = {origin: _Log(verifier) for origin, verifier in log_verifiers(charter).items()}
+        self._origins = {member.name: log_origin(charter.name, member.name) for member in charter.institutions}
+        self._names = {origin: name for name, origin in self._origins.items()}
+        self.members: tuple[str, ...] = ()
+
+    def who(self, reply: WitnessReply) -> str:
+        """The institution whose log signed a reply's checkpoint; `RefusedError` for one that the charter lacks."""
+        name = self._names.get(_origin(reply.checkpoint))
+        if name is None:
+            raise RefusedError("a checkpoint of a log that the charter does not name")
+        self.take(name, reply)
+        return name
+
+    def take(self, institution: str, news: LogNews) -> None:
+        """Remember the newest checkpoint of an institution's log.
+
+        Raises:
+            RefusedError: of another log, not signed by its key, or of a log that shrank or forked.
+        """
+        self._take(self._logs[self._origins[institution]], news)
+        if isinstance(news, WitnessReply):
+            for one in news.witnessed:
+                if one.log in self._logs:
+                    self._logs[one.log].known[institution] = one.size
+
+    def exchange(self) -> None:
+        """Have every log's newest checkpoint cosigned by all members that answer."""
+        self._take(self._own_log(), self._own_news())
+        for _ in range(_TRIES):
+            if not (self._prove() | self._cosign()):
+                return
+
+    def request_for(self, institution: str) -> LogMessage | None:
+        """What goes to an institution with the next question: its checkpoint with the cosignatures that came."""
+        log = self._logs[self._origins[institution]]
+        if not log.lines:
+            return None
+        return LogMessage(WitnessRequest(plan=self._plan, cosigned=self._cosigned(log)).to_bytes())
+
+    def settle(self, institution: str) -> None:
+        """From now on a contribution needs a cosigned checkpoint that covers what the log holds now."""
+        log = self._logs[self._origins[institution]]
+        log.floor = log.checkpoint.size if log.checkpoint is not None else 0
+
+    def lacking(self, institutions: Sequence[str]) -> list[str]:
+        """Those whose newest checkpoint has no quorum: they would not answer."""
+        logs = {name: self._logs[self._origins[name]] for name in institutions}
+        return [
+            name
+            for name, log in logs.items()
+            if LogQuorum(self._charter, name).missing(self._cosigned(log) if log.lines else None) is not None
+        ]
+
+    def contribution(self, data: bytes, question: Question) -> Contribution:
+        """What the statement beside a contribution proves.
+
+        Raises:
+            RefusedError: no cosigned checkpoint that covers the question before, no quorum, or no entry of this
+                question in the log.
+        """
+        statement = Statement.from_bytes(data)
+        name = self._names.get(_origin(statement.checkpoint))
+        if name is None:
+            raise RefusedError("a statement of a log that the charter does not name")
+        log = self._logs[self._origins[name]]
+        missing = LogQuorum(self._charter, name).missing(statement.cosigned)
+        if missing is not None or _size(statement.cosigned) < log.floor:
+            raise RefusedError("a contribution whose log was not witnessed up to the question before")
+        checkpoint, _ = open_checkpoint(statement.checkpoint, log.verifier)
+        leaf = bytes.fromhex(statement.entry)
+        proof = [bytes.fromhex(part) for part in statement.inclusion]
+        verify_inclusion(leaf_hash(leaf), statement.index, checkpoint.size, proof, checkpoint.root)
+        decision = _decision(parse_leaf(leaf).entry, question)
+        self.take(name, statement)
+        self.settle(name)
+        return Contribution(name, leaf_hash(leaf).hex(), decision)
+
+    def record(self, question: Question, contributions: Sequence[Contribution]) -> None:
+        """Write a question and whose contributions were taken into the coordinator's own log."""
+        header = question.header
+        entry = {
+            "event": "question",
+            "plan": header.plan,
+            "run": header.run,
+            "phase": header.phase,
+            "step": header.step,
+            "attempt": header.attempt,
+            "question": question.digest,
+            "contributions": {one.institution: {"leaf": one.leaf, "decision": one.decision} for one in contributions},
+        }
+        self._own.append([entry], keys=[f"question {question.digest}"])
+
+    def close(self, run: str, released: str) -> None:
+        """The last exchange: the last entries are cosigned, and every institution is told."""
+        entry = {"event": "released", "plan": self._plan, "run": run, "released": released}
+        self._own.append([entry], keys=[f"released {run}"])
+        self.exchange()
+        told = {
+            name: WitnessRequest(plan=self._plan, cosigned=self._cosigned(self._logs[self._origins[name]]))
+            for name in self.members
+            if self._logs[self._origins[name]].lines
+        }
+        self._ask(told)
+        if self._own_log().lines:
+            self._own.keep_cosigned(self._cosigned(self._own_log()))
+
+    def _prove(self) -> bool:
+        """Ask for the proofs from the sizes that witnesses know; whether any was asked for."""
+        wanted: dict[str, set[int]] = {}
+        for origin, log in self._logs.items():
+            if log.checkpoint is None:
+                continue
+            sizes = {log.known.get(witness, 0) for witness in self.members if self._origins[witness] != origin}
+            missing = {size for size in sizes - set(log.growth) if 0 < size < log.checkpoint.size}
+            if missing and origin == self._own.origin:
+                self._take(log, self._own_news(missing))
+            elif missing:
+                wanted[self._names[origin]] = missing
+        requests = {
+            name: WitnessRequest(plan=self._plan, growth_from=tuple(sorted(sizes))) for name, sizes in wanted.items()
+        }
+        for name, reply in self._ask(requests).items():
+            _tolerate(lambda name=name, reply=reply: self.take(name, reply))
+        return bool(wanted)
+
+    def _cosign(self) -> bool:
+        """Have the newest checkpoints cosigned where a witness has not yet; whether a witness knew another size."""
+        requests, surprised = {}, False
+        for witness in self.members:
+            asked = tuple(
+                ToCosign(growth=Growth(old=old, proof=log.growth.get(old, ())), checkpoint=log.note)
+                for origin, log in self._logs.items()
+                if log.checkpoint is not None and origin != self._origins[witness] and witness not in log.lines
+                for old in (log.known.get(witness, 0),)
+                if old in (0, log.checkpoint.size) or old in log.growth
+            )
+            if asked:
+                requests[witness] = WitnessRequest(plan=self._plan, to_cosign=asked)
+        for witness, reply in self._ask(requests).items():
+            for one in reply.witnessed:
+                log = self._logs.get(one.log)
+                if log is None:
+                    continue
+                log.known[witness] = one.size
+                if one.line is not None and self._holds(log, one.line):
+                    log.lines[witness] = one.line
+                surprised |= one.line is None and log.checkpoint is not None and one.size < log.checkpoint.size
+            _tolerate(lambda witness=witness, reply=reply: self.take(witness, reply))
+        return surprised
+
+    def _take(self, log: _Log, news: LogNews) -> None:
+        checkpoint, _ = _refusing(lambda: open_checkpoint(news.checkpoint, log.verifier))
+        before = log.checkpoint
+        if before is not None and (
+            checkpoint.size < before.size or (checkpoint.size == before.size and checkpoint.root != before.root)
+        ):
+            raise RefusedError("an audit log that shrank or forked", place=checkpoint.origin)
+        growth = {one.old: one.proof for one in news.growth}
+        if before is not None and checkpoint.size == before.size:
+            log.growth |= growth
+            return
+        log.checkpoint, log.note, log.growth, log.lines = checkpoint, news.checkpoint, growth, {}
+
+    def _own_log(self) -> _Log:
+        return self._logs[self._own.origin]
+
+    def _own_news(self, sizes: set[int] = frozenset()) -> LogNews:  # type: ignore[assignment]
+        note = self._own.checkpoint()
+        size = _size(note)
+        growth = tuple(
+            Growth(old=old, proof=tuple(part.hex() for part in self._own.consistency(old, size)))
+            for old in sorted(sizes)
+        )
+        return LogNews(checkpoint=note, growth=growth)
+
+    def _cosigned(self, log: _Log) -> str:
+        """The newest checkpoint with the cosignatures that came."""
+        note = parse_note(log.note)
+        return note.with_signatures(part for line in log.lines.values() for part in parse_signatures(line)).to_text()
+
+
+def _decision(entry: Mapping[str, object], question: Question) -> str:
+    """The decision in a log entry that says what it has to say of this question; `RefusedError` otherwise."""
+    header = question.header
+    said = {
+        "event": "release",
+        "plan": header.plan,
+        "run": header.run,
+        "phase": header.phase,
+        "step": header.step,
+        "attempt": header.attempt,
+        "question": question.digest,
+    }
+    rest = {name: value for name, value in entry.items() if name not in said}
+    if {name: entry.get(name) for name in said} != said or set(rest) != {"charge", "decision", "consent", "mu2", "tv"}:
+        raise RefusedError("a log entry that is not of this contribution")
+    decision = rest["decision"]
+    if not isinstance(decision, str) or not isinstance(rest["consent"], str) or len(rest["consent"]) != 64:
+        raise RefusedError("a log entry without a decision or a commitment")
+    return decision
