@@ -45,7 +45,7 @@ from cohortium.simulations.sources import own_data
 from cohortium.simulations.starter import demo_campaign_plan, demo_encoder_plan, demo_plan, write_starter
 from cohortium.simulations.study import simulate
 from cohortium.study.bundle import Bundle, RfmResult, Segment, load_bundle
-from cohortium.study.charter import Charter, Institution, Quorum
+from cohortium.study.charter import Charter, Institution, Quorum, Reviewer
 from cohortium.study.contract import Contract, Derive, Feature, Table, Window
 from cohortium.study.lookalike_plan import (
     CampaignShares,
@@ -93,6 +93,7 @@ AGREED: dict[str, type[BaseModel]] = {
     "Charter fields": Charter,
     "Institution": Institution,
     "Quorum": Quorum,
+    "Reviewer": Reviewer,
 }
 """Heading in the reference, and the model whose fields its table lists."""
 

@@ -9,8 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from cohortium.study.charter import SIMULATION, Charter, load_charter, parse_charter
+from cohortium.study.charter import (
+    SIMULATION,
+    Charter,
+    Function,
+    Reviewer,
+    enrol_reviewer,
+    has_signed,
+    load_charter,
+    parse_charter,
+    prove_possession,
+)
 from cohortium.study.errors import PlanError
 from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
 
@@ -198,3 +209,154 @@ def test_a_quorum_may_be_larger_or_none() -> None:
 def test_a_quorum_that_nobody_could_gather_is_refused(groups: str, quorum: dict[str, Any], words: str) -> None:
     with pytest.raises(PlanError, match=words):
         parse_charter(document(institutions=grouped(*groups), quorum=quorum))
+
+
+NORTH, SOUTH, ANNA, BELA = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in range(1, 5))
+
+
+def public(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes_raw().hex()
+
+
+def enrolled(
+    person: str = "p-1",
+    institution: str = "north",
+    function: Function = "privacy",
+    key: Ed25519PrivateKey = ANNA,
+    identity: Ed25519PrivateKey = NORTH,
+    federation: str = "banks",
+) -> Reviewer:
+    return enrol_reviewer(federation, prove_possession(federation, person, institution, function, key), identity)
+
+
+def reviewed(*reviewers: Reviewer | dict[str, Any], **changes: Any) -> dict[str, Any]:
+    listed = [one.model_dump(mode="json") if isinstance(one, Reviewer) else one for one in reviewers]
+    members = [
+        {"name": "north", "region": "EU", "identity": public(NORTH)},
+        {"name": "south", "region": "EU", "identity": public(SOUTH)},
+    ]
+    return document(**{"institutions": members, "reviewers": listed, **changes})
+
+
+def test_a_reviewer_is_enrolled_under_two_signatures(tmp_path: Path) -> None:
+    anna, bela = enrolled(), enrolled("p-2", "south", "risk", BELA, SOUTH)
+    charter = parse_charter(reviewed(anna, bela))
+    assert charter.reviewers == (anna, bela)
+    assert parse_charter(json.loads(charter.to_bytes())) == charter
+    assert parse_charter(reviewed(anna)).digest != charter.digest
+    again = parse_charter(reviewed(anna)).with_reviewers([bela])
+    assert again == charter
+
+
+def test_reviewers_are_added_once_a_simulation_has_made_the_keys() -> None:
+    bare = parse_charter(document())
+    with pytest.raises(PlanError, match="'north' has no identity key"):
+        bare.with_reviewers([enrolled()])
+    with pytest.raises(PlanError, match="'north' has no identity key"):
+        parse_charter(document(reviewers=[enrolled().model_dump(mode="json")]))
+    members = (bare.institutions[0].model_copy(update={"identity": public(NORTH)}), bare.institutions[1])
+    completed = bare.model_copy(update={"institutions": members}).with_reviewers([enrolled()])
+    assert completed.reviewers == (enrolled(),)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("person", "p-2"),
+        ("institution", "south"),
+        ("function", "risk"),
+        ("key", public(BELA)),
+        ("possession", enrolled().vouching),
+        ("vouching", enrolled().possession),
+        ("possession", "0" * 128),
+        ("vouching", "0" * 128),
+        ("vouching", enrolled(identity=SOUTH).vouching),
+        ("possession", enrolled(federation="others").possession),
+        ("vouching", enrolled(federation="others").vouching),
+    ],
+)
+def test_an_enrolment_with_one_edited_field_makes_the_charter_be_refused(field: str, value: str) -> None:
+    parse_charter(reviewed(enrolled()))
+    with pytest.raises(PlanError, match=r"did not sign this enrolment|is not vouched for") as caught:
+        parse_charter(reviewed({**enrolled().model_dump(mode="json"), field: value}))
+    assert caught.value.fix
+
+
+def test_an_enrolment_of_another_federation_is_refused() -> None:
+    parse_charter(reviewed(enrolled()))
+    with pytest.raises(PlanError, match="did not sign this enrolment"):
+        parse_charter(reviewed(enrolled(), name="others"))
+
+
+@pytest.mark.parametrize(
+    ("reviewers", "words"),
+    [
+        ([enrolled(), enrolled("p-2", function="risk")], "distinct keys"),
+        ([enrolled(), enrolled("p-2", "south", "risk", ANNA, SOUTH)], "distinct keys"),
+        ([enrolled(), enrolled(function="risk", key=BELA)], "'p-1' of 'north' has two"),
+        ([enrolled(), enrolled()], "distinct keys"),
+        ([enrolled(institution="west")], "'west', which is no member"),
+        ([enrolled(key=NORTH)], "uses the key of an institution"),
+        ([enrolled(key=SOUTH)], "uses the key of an institution"),
+        ([{**enrolled().model_dump(mode="json"), "person": "Anna Smith"}], "not of the right form"),
+        ([{**enrolled().model_dump(mode="json"), "person": "p-1\n"}], "not of the right form"),
+        ([{**enrolled().model_dump(mode="json"), "person": "p" * 129}], "not of the right form"),
+        ([{**enrolled().model_dump(mode="json"), "person": "\u0440-1"}], "not of the right form"),
+        ([{**enrolled().model_dump(mode="json"), "function": "marketing"}], "is not a function"),
+        ([{**enrolled().model_dump(mode="json"), "possession": enrolled().possession.upper()}], "not of the right"),
+    ],
+)
+def test_a_reviewer_who_could_sign_twice_or_for_somebody_else_is_refused(reviewers: list[Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        parse_charter(reviewed(*reviewers))
+
+
+def test_the_coordinators_key_is_no_reviewers() -> None:
+    parse_charter(reviewed(enrolled()))
+    with pytest.raises(PlanError, match="of the coordinator"):
+        parse_charter(reviewed(enrolled(), coordinator=public(ANNA)))
+
+
+def test_one_person_may_review_for_two_institutions_under_two_keys() -> None:
+    both = parse_charter(reviewed(enrolled(), enrolled(institution="south", key=BELA, identity=SOUTH)))
+    assert [one.institution for one in both.reviewers] == ["north", "south"]
+
+
+def test_an_institution_vouches_only_for_whom_holds_the_key() -> None:
+    asked = prove_possession("banks", "p-1", "north", "privacy", ANNA)
+    for forged in (
+        asked.model_copy(update={"person": "p-2"}),
+        asked.model_copy(update={"key": public(BELA)}),
+        prove_possession("others", "p-1", "north", "privacy", ANNA),
+    ):
+        with pytest.raises(PlanError, match="not signed by the reviewer's own key"):
+            enrol_reviewer("banks", forged, NORTH)
+    with pytest.raises(PlanError, match="give an id, not a name"):
+        prove_possession("banks", "Anna Smith", "north", "privacy", ANNA)
+
+
+PRIME = 2**255 - 19
+WEAK = [
+    *(y.to_bytes(32, "little").hex() for y in (0, 1, PRIME - 1, PRIME, PRIME + 1)),
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+]
+
+
+@pytest.mark.parametrize("weak", [key[:62] + f"{int(key[62:], 16) | sign:02x}" for key in WEAK for sign in (0, 0x80)])
+def test_a_key_of_small_order_signs_nothing(weak: str) -> None:
+    """Under such a key one made-up signature fits many messages, and the library alone accepts it."""
+    made_up = (1).to_bytes(32, "little").hex() + "0" * 64
+    messages = [bytes([number]) for number in range(256)]
+    assert not any(has_signed(weak, made_up, message) for message in messages)
+    if int.from_bytes(bytes.fromhex(weak), "little") == 1:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(weak)).verify(bytes.fromhex(made_up), b"anything")
+
+
+def test_a_signature_is_of_these_very_bytes() -> None:
+    signature = ANNA.sign(b"this").hex()
+    assert has_signed(public(ANNA), signature, b"this")
+    assert not has_signed(public(ANNA), signature, b"that")
+    assert not has_signed(public(BELA), signature, b"this")
+    assert not has_signed(public(ANNA), signature[:-2], b"this")
+    assert not has_signed(public(ANNA), "zz", b"this")

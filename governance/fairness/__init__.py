@@ -1,0 +1,57 @@
+"""The statistics of the bias audit: noisy tables of people by group in, a result with intervals and verdicts out.
+
+May import `models`, `privacy` and `study`.
+Must never happen here: a metric from a table that does not exist, a pass that is not shown, a random number.
+"""
+
+from cohortium.governance.fairness.audit import Audited, audit_lookalike, audit_segments
+from cohortium.governance.fairness.result import (
+    FAIRNESS_SCHEMA,
+    THRESHOLDS,
+    FairnessResult,
+    Metric,
+    NotJudged,
+    Reversal,
+    Threshold,
+    load_fairness,
+    thresholds_with,
+)
+from cohortium.governance.fairness.tables import (
+    CHOSEN,
+    OTHERS,
+    RESPONSES,
+    REST,
+    SEEDS,
+    STABILITY,
+    UPLIFT,
+    AuditTerms,
+    LookalikeTables,
+    SegmentTables,
+)
+from cohortium.governance.fairness.verdicts import Verdict
+
+__all__ = [
+    "CHOSEN",
+    "FAIRNESS_SCHEMA",
+    "OTHERS",
+    "RESPONSES",
+    "REST",
+    "SEEDS",
+    "STABILITY",
+    "THRESHOLDS",
+    "UPLIFT",
+    "AuditTerms",
+    "Audited",
+    "FairnessResult",
+    "LookalikeTables",
+    "Metric",
+    "NotJudged",
+    "Reversal",
+    "SegmentTables",
+    "Threshold",
+    "Verdict",
+    "audit_lookalike",
+    "audit_segments",
+    "load_fairness",
+    "thresholds_with",
+]
