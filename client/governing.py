@@ -19,16 +19,16 @@ from cohortium.governance.consent import Cohort, ConsentStore, OpenBanking, purp
 from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, read_pack
 from cohortium.privacy.accounting import budget_for, epsilon_spent
 from cohortium.privacy.gate import Counted
-from cohortium.privacy.ledger import Ledger
+from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.charter import SIMULATION, Charter
 from cohortium.study.document import Agreed, Document, read_toml, validated
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import Plan
 
-__all__ = ["GOVERNANCE_FILE", "Governance", "NodeGovernance", "read_governance"]
+__all__ = ["CONSENT_FILE", "GOVERNANCE_FILE", "Governance", "NodeGovernance", "open_consent", "read_governance", "refusal"]
 
-GOVERNANCE_FILE = "governance.toml"
+GOVERNANCE_FILE, CONSENT_FILE = "governance.toml", "consent.sqlite"
 
 _NOBODY_ASKED = bytes(32)  # the root where there is no consent store
 _RULE_PURPOSES = {
@@ -148,8 +148,8 @@ class NodeGovernance:
         kept = people if allowed.all() else people.take(allowed)
         return Counted(kept, bytes.fromhex(snapshot.root.removeprefix("sha256:")))
 
-    def admit(self, plan: str, run: str) -> str:
-        """Decide whether a run is admitted, and write the decision down; its id.
+    def admit(self, plan: str, run: str) -> None:
+        """Decide whether a run is admitted, and write the decision down.
 
         Raises:
             RefusedError: not admitted; names rule, article, fact, value and what would change it.
@@ -157,14 +157,12 @@ class NodeGovernance:
         approval = self._approved(plan)
         if self._declared is None:
             self._refuse_outside_simulations(approval.charter)
-            self._write_down(plan, run, "none", admitted=True)
-            return "none"
+            self._write_down(plan, run, "none", None)
+            return
         decision, facts = self.decide(approval.plan, approval.charter, "admission")
-        self._store.keep_decision(plan, run, decision, facts)
-        self._write_down(plan, run, decision.id, admitted=decision.admitted)
+        self._write_down(plan, run, decision.id, (decision, facts))
         if not decision.admitted:
             raise RefusedError(refusal(decision), fix="cohortium rules check shows every finding")
-        return decision.id
 
     def decide(self, plan: Plan, charter: Charter, stage: Stage, *more: Facts) -> tuple[Decision, Facts]:
         """What the packs in force here say of a plan at a stage, and of which facts."""
@@ -173,10 +171,11 @@ class NodeGovernance:
         facts = Facts.merged(*self._facts(plan, charter), *more)
         return evaluate(self._declared[1], facts, stage, self._today()), facts
 
-    def _write_down(self, plan: str, run: str, decision: str, *, admitted: bool) -> None:
+    def _write_down(self, plan: str, run: str, decision: str, documents: tuple[Decision, Facts] | None) -> None:
+        admitted = documents is None or documents[0].admitted
+        self._store.keep_admission(plan, run, decision, admitted=admitted, documents=documents)
         entry = {"event": "admission", "plan": plan, "run": run, "decision": decision, "admitted": str(admitted).lower()}
-        key = f"admission {run} {decision}"
-        self._log.append(key, entry, {})
+        self._log.append(f"admission {run} {decision}", entry, {})
 
     def _refuse_outside_simulations(self, charter: Charter) -> None:
         if {member.region for member in charter.institutions} != {SIMULATION}:
@@ -229,6 +228,12 @@ class NodeGovernance:
         counts: dict[str, Any] = {f"cohort.{reason}": 0 for reason in _FILTERED if _is_asked(reason, cohort)}
         counts["cohort.purpose_mismatch"] = 0
         return [Facts.of({**counts, "docs.consent_snapshot_root": snapshot.root}, f"consent event {snapshot.sequence}")]
+
+
+def open_consent(folder: Path) -> ConsentStore | None:
+    """The consent store in a node's folder; None where there is none."""
+    path = folder / CONSENT_FILE
+    return ConsentStore(open_store(path, create=False)) if path.exists() else None
 
 
 def refusal(decision: Decision, most: int = 3) -> str:

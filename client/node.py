@@ -4,7 +4,10 @@ A node's state folder:
 
     node.json        who it is and its lifetime budget
     identity.pem     its Ed25519 private key, whose public half the charter pins
-    node.sqlite      ledger, replies, approvals, record of releases, state of secure sums
+    node.sqlite      ledger, replies, approvals, decisions, state of secure sums
+    log.sqlite       its audit log, and what it cosigned of others'
+    consent.sqlite   what its customers agreed to, where it keeps consent here
+    governance.toml  which rules are in force, and the facts that only people know
     customers/       the customer table, as `client.onboarding` wrote it
     contract.json    the contract that table was made by
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,10 +26,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field
 
+from cohortium.client.governing import NodeGovernance, open_consent
 from cohortium.client.people import PlanPeople
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.sums import NodeSums
+from cohortium.client.witnessing import NodeLog
 from cohortium.models.catalogue import build_query
 from cohortium.models.studies import question_terms
 from cohortium.privacy.accounting import budget_for
@@ -44,7 +49,6 @@ from cohortium.study.question import PlanQuestion, QuestionHeader, SumMessage
 __all__ = [
     "MAX_CLOCK_SKEW",
     "MAX_LIFETIME_EPSILON",
-    "Everybody",
     "Node",
     "NodeIdentity",
     "PlanGate",
@@ -82,29 +86,32 @@ class NodeIdentity(BaseModel):
     lifetime_delta: Annotated[float, Field(gt=0, le=1e-4)] = 1e-6
 
 
-class Everybody:
-    """The consent view of a node without a consent store: everybody in the table counts. Consent is not built yet."""
-
-    def snapshot(self, people: CustomerTable) -> CustomerTable:
-        """All people."""
-        return people
-
-
 class PlanGate:
-    """Admits exactly the questions that an approved, unexpired plan foresees.
+    """Admits exactly the questions that an approved, unexpired plan foresees, in runs that the rules admitted.
 
     Args:
         store: where approvals are.
+        decision: id of the decision that admitted a run of a plan; None when none did.
         today: today's date (UTC); a seam for tests of expiry.
     """
 
-    def __init__(self, store: NodeStore, today: Callable[[], date] | None = None) -> None:
+    def __init__(
+        self,
+        store: NodeStore,
+        decision: Callable[[str, str], str | None],
+        today: Callable[[], date] | None = None,
+    ) -> None:
         self._store = store
+        self._decision = decision
         self._today = today if today is not None else _utc_today
 
     def admit(self, question: QuestionHeader) -> Terms:
-        """The terms of a question; `RefusedError` when no approved plan foresees it."""
-        return question_terms(self.approval(question.plan).plan, question)
+        """The terms of a question; `RefusedError` when no approved plan foresees it, or the run was not admitted."""
+        terms = question_terms(self.approval(question.plan).plan, question)
+        decision = self._decision(question.plan, question.run)
+        if decision is None:
+            raise RefusedError("no rule has admitted this run", fix="ask for the plan first")
+        return replace(terms, decision=decision)
 
     def approval(self, plan: str) -> Approval:
         """The approval of a plan by digest; `RefusedError` when there is none or the plan has expired."""
@@ -129,16 +136,19 @@ class Node:
     ledger: Ledger
     gate: PlanGate
     sums: NodeSums
+    log: NodeLog
+    governance: NodeGovernance
     door: Door
 
     def accept(self, asked: PlanQuestion) -> SumMessage | None:
-        """Promise to answer all of a plan in this run: its budget is reserved, durably.
+        """Promise to answer all of a plan in this run: the rules admit it, and its budget is reserved, durably.
 
         Returns:
             This node's signed keys of the run, where the plan has a secure sum.
 
         Raises:
-            RefusedError: the plan is not approved here or has expired, or the coordinator's clock is off.
+            RefusedError: the plan is not approved here or has expired, the coordinator's clock is off, others have not
+                witnessed the audit log, or a rule in force here does not admit the run.
             BudgetError: what is left of the lifetime budget does not cover the plan, or another run has begun on it.
         """
         plan = self.gate.approval(asked.plan).plan
@@ -148,10 +158,12 @@ class Node:
             )
         if plan.trust == "distributed":
             self.sums.check(plan.digest, asked.run)
+        self.log.require_witnessed(plan.digest)
+        self.governance.admit(plan.digest, asked.run)
         self.ledger.reserve(plan.digest, asked.run, budget_for(plan.epsilon, plan.delta), plan.expires)
         if plan.trust != "distributed":
             return None
-        return self.door.seal_message(self.sums.introduce(plan.digest, asked.run))
+        return self.door.seal_message(SumMessage(self.sums.introduce(plan.digest, asked.run)))
 
     def check_terms(self, plan: Plan, run: str) -> None:
         """Whether a plan, approved or not, could be answered to its end in this run. Reserves nothing.
@@ -179,6 +191,9 @@ class Node:
     def close(self) -> None:
         """Close the node's database files."""
         self.ledger.close()
+        self.log.close()
+        if self.governance.consent is not None:
+            self.governance.consent.close()
 
 
 def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> None:
@@ -246,19 +261,31 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
     store, seeds = NodeStore(database), SeedStore(database)
     asked_about = PlanPeople(people, seeds)
     ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
-    gate = PlanGate(store)
+    log = NodeLog(folder, identity.institution, key, store, lambda plan: gate.approval(plan))
+    governance = NodeGovernance(
+        folder,
+        identity.institution,
+        store,
+        lambda plan: gate.approval(plan),
+        ledger,
+        log,
+        open_consent(folder),
+        len(people),
+        _utc_today,
+    )
+    gate = PlanGate(store, store.admitted)
     sums = NodeSums(identity.institution, key, gate.approval, SqlOnceStore(database))
     door = Door(
         lambda plan: asked_about.of(gate.approval(plan).plan),
         ledger,
         gate=gate,
-        consent=Everybody(),
-        audit=store,
+        consent=governance,
+        audit=log,
         sums=sums,
         build=build_query,
         bits=bits,
     )
-    return Node(identity, contract, people, asked_about, store, seeds, ledger, gate, sums, door)
+    return Node(identity, contract, people, asked_about, store, seeds, ledger, gate, sums, log, governance, door)
 
 
 def identity_key(folder: Path) -> str:

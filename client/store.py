@@ -1,4 +1,4 @@
-"""A node's own records beside the ledger: plans it approved and what it released. Durable, local, never sent."""
+"""A node's own records beside the ledger: approved plans, decisions, what opens commitments. Durable, local, never sent."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, String, Table, insert, select
+from sqlalchemy import Boolean, Column, Engine, Integer, LargeBinary, MetaData, String, Table, insert, select
 
+from cohortium.governance.rules import Decision, Facts
 from cohortium.models.preflight import preflight
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import Charter, parse_charter
@@ -31,12 +31,24 @@ _approvals = Table(
     Column("charter", LargeBinary, nullable=False),
 )
 
-_events = Table(
-    "events",
+_decisions = Table(
+    "decisions",
     _metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("recorded_at", String, nullable=False),
-    Column("event", LargeBinary, nullable=False),
+    Column("plan", String, nullable=False),
+    Column("run", String, nullable=False),
+    Column("decision", String, nullable=False),
+    Column("admitted", Boolean, nullable=False),
+    Column("document", LargeBinary),
+    Column("facts", LargeBinary),
+)
+
+_openings = Table(
+    "openings",
+    _metadata,
+    Column("key", String, primary_key=True),
+    Column("opening", LargeBinary, nullable=False),
 )
 
 
@@ -49,9 +61,9 @@ class Approval:
 
 
 class NodeStore:
-    """Approvals and the record of releases, in the database that also holds the ledger.
+    """Approvals, decisions and openings, in the database that also holds the ledger.
 
-    The record of releases is append-only by convention and not yet tamper-evident.
+    What was released stands in the audit log; here is what opens the log's commitments.
     """
 
     def __init__(self, store: Engine) -> None:
@@ -91,16 +103,49 @@ class NodeStore:
             self._read[digest] = Approval(plan, charter)
         return self._read[digest]
 
-    def append(self, event: Mapping[str, str | int]) -> None:
-        """Record an event durably (the door's audit sink)."""
-        with self._store.begin() as connection:
-            connection.execute(insert(_events).values(recorded_at=_now(), event=canonical_bytes(dict(event))))
+    def keep_admission(
+        self, plan: str, run: str, decision: str, *, admitted: bool, documents: tuple[Decision, Facts] | None
+    ) -> None:
+        """Keep whether a run was admitted, and the decision with the facts it rests on: others see its digest alone.
 
-    def events(self) -> list[dict[str, Any]]:
-        """Every recorded event in order."""
+        Args:
+            plan, run: whose.
+            decision: its digest; `none` where no rules are in force.
+            admitted: what it says.
+            documents: the decision and its facts; None where no rules are in force.
+        """
+        kept = {} if documents is None else {"document": documents[0].to_bytes(), "facts": documents[1].to_bytes()}
+        row = {"plan": plan, "run": run, "decision": decision, "admitted": admitted, "recorded_at": _now()}
         with self._store.begin() as connection:
-            rows = connection.execute(select(_events.c.event).order_by(_events.c.sequence)).all()
-        return [json.loads(row.event) for row in rows]
+            connection.execute(insert(_decisions).values(**row, **kept))
+
+    def admitted(self, plan: str, run: str) -> str | None:
+        """The decision that admitted a run: the newest about it, unless that one refused."""
+        query = select(_decisions.c.decision, _decisions.c.admitted)
+        query = query.where((_decisions.c.plan == plan) & (_decisions.c.run == run))
+        with self._store.begin() as connection:
+            found = connection.execute(query.order_by(_decisions.c.sequence.desc()).limit(1)).first()
+        return found.decision if found is not None and found.admitted else None
+
+    def decisions(self, plan: str) -> list[tuple[Decision, Facts]]:
+        """Every decision about a plan with its facts, oldest first."""
+        query = select(_decisions.c.document, _decisions.c.facts)
+        query = query.where((_decisions.c.plan == plan) & _decisions.c.document.is_not(None))
+        with self._store.begin() as connection:
+            rows = connection.execute(query.order_by(_decisions.c.sequence)).all()
+        return [(Decision.model_validate_json(row.document), Facts.model_validate_json(row.facts)) for row in rows]
+
+    def keep_opening(self, key: str, opening: Mapping[str, str]) -> None:
+        """Keep what opens the commitments of a log entry; the same again changes nothing."""
+        with self._store.begin() as connection:
+            if connection.execute(select(_openings.c.key).where(_openings.c.key == key)).first() is None:
+                connection.execute(insert(_openings).values(key=key, opening=canonical_bytes(dict(opening))))
+
+    def opening(self, key: str) -> dict[str, str]:
+        """What opens the commitments of the log entry of that key; empty where nothing was kept."""
+        with self._store.begin() as connection:
+            found = connection.execute(select(_openings.c.opening).where(_openings.c.key == key)).scalar()
+        return {} if found is None else dict(json.loads(found))
 
 
 def _now() -> str:
