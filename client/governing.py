@@ -1,7 +1,7 @@
 """An institution's own say: whether a run is admitted by the rules in force here, and who of its customers counts.
 
 `governance.toml` in the node's folder names the packs of rules and states the facts that only people know; everything
-else is gathered from plan, charter, consent store, ledger and log. A node without it takes part in simulations alone.
+else is gathered from plan, charter, consent store, ledger and log. Without it only a node of a simulation answers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,20 @@ from cohortium.privacy.accounting import budget_for, epsilon_spent
 from cohortium.privacy.gate import Counted
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.table import CustomerTable
-from cohortium.study.charter import SIMULATION, Charter
+from cohortium.study.charter import Charter
 from cohortium.study.document import Agreed, Document, read_toml, validated
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import Plan
 
-__all__ = ["CONSENT_FILE", "GOVERNANCE_FILE", "Governance", "NodeGovernance", "open_consent", "read_governance", "refusal"]
+__all__ = [
+    "CONSENT_FILE",
+    "GOVERNANCE_FILE",
+    "Governance",
+    "NodeGovernance",
+    "open_consent",
+    "read_governance",
+    "refusal",
+]
 
 GOVERNANCE_FILE, CONSENT_FILE = "governance.toml", "consent.sqlite"
 
@@ -118,6 +126,7 @@ class NodeGovernance:
         log: its audit log.
         consent: its consent store; None where it has none.
         people: number of its customers.
+        simulation: whether it may answer without rules in force.
         today: today's date (UTC).
     """
 
@@ -130,13 +139,15 @@ class NodeGovernance:
         ledger: Ledger,
         log: NodeLog,
         consent: ConsentStore | None,
+        *,
         people: int,
+        simulation: bool,
         today: Callable[[], date],
     ) -> None:
         self._declared = read_governance(folder)
         self._place = str(folder / GOVERNANCE_FILE)
         self._institution, self._store, self._approved, self._ledger = institution, store, approved, ledger
-        self._log, self._people, self._today = log, people, today
+        self._log, self._people, self._simulation, self._today = log, people, simulation, today
         self.consent = consent
 
     def counted(self, people: CustomerTable, plan: str) -> Counted:
@@ -155,8 +166,7 @@ class NodeGovernance:
             RefusedError: not admitted; names rule, article, fact, value and what would change it.
         """
         approval = self._approved(plan)
-        if self._declared is None:
-            self._refuse_outside_simulations(approval.charter)
+        if self._declared is None and self._simulation:
             self._write_down(plan, run, "none", None)
             return
         decision, facts = self.decide(approval.plan, approval.charter, "admission")
@@ -174,16 +184,14 @@ class NodeGovernance:
     def _write_down(self, plan: str, run: str, decision: str, documents: tuple[Decision, Facts] | None) -> None:
         admitted = documents is None or documents[0].admitted
         self._store.keep_admission(plan, run, decision, admitted=admitted, documents=documents)
-        entry = {"event": "admission", "plan": plan, "run": run, "decision": decision, "admitted": str(admitted).lower()}
+        entry = {
+            "event": "admission",
+            "plan": plan,
+            "run": run,
+            "decision": decision,
+            "admitted": str(admitted).lower(),
+        }
         self._log.append(f"admission {run} {decision}", entry, {})
-
-    def _refuse_outside_simulations(self, charter: Charter) -> None:
-        if {member.region for member in charter.institutions} != {SIMULATION}:
-            raise RefusedError(
-                "no rules are in force, and not every region of the charter is a simulation",
-                place=self._place,
-                fix="name the packs in force here",
-            )
 
     def _cohort(self, plan: Plan) -> Cohort:
         declared = None if self._declared is None else self._declared[0]

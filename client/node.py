@@ -76,6 +76,7 @@ class NodeIdentity(BaseModel):
     Args:
         institution: its name.
         lifetime_epsilon, lifetime_delta: the lifetime budget of the ledger.
+        simulation: a node of a simulation: it may answer without rules in force.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +85,7 @@ class NodeIdentity(BaseModel):
     institution: Annotated[str, Field(min_length=1, max_length=128)]
     lifetime_epsilon: Annotated[float, Field(gt=0, le=MAX_LIFETIME_EPSILON, allow_inf_nan=False)] = MAX_EPSILON
     lifetime_delta: Annotated[float, Field(gt=0, le=1e-4)] = 1e-6
+    simulation: bool = False
 
 
 class PlanGate:
@@ -270,8 +272,9 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         ledger,
         log,
         open_consent(folder),
-        len(people),
-        _utc_today,
+        people=len(people),
+        simulation=identity.simulation,
+        today=_utc_today,
     )
     gate = PlanGate(store, store.admitted)
     sums = NodeSums(identity.institution, key, gate.approval, SqlOnceStore(database))

@@ -1,4 +1,4 @@
-"""A node's own records beside the ledger: approved plans, decisions, what opens commitments. Durable, local, never sent."""
+"""A node's own records beside the ledger: approved plans, decisions, what opens commitments. Local, never sent."""
 
 from __future__ import annotations
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine
 
 from cohortium.client.store import Approval, NodeStore
 from cohortium.governance.log import (
     AuditLog,
     Ed25519Signer,
-    LogQuorum,
+    Verifier,
     Witness,
-    WitnessConflict,
+    WitnessError,
     log_origin,
     log_verifiers,
-    open_checkpoint,
     parse_checkpoint,
     parse_note,
+    quorum_for,
 )
 from cohortium.privacy.ledger import open_store
 from cohortium.study.charter import Charter
-from cohortium.study.errors import CohortiumError, DataError, RefusedError
+from cohortium.study.errors import Defect, RefusedError
 from cohortium.study.witness import Growth, Statement, ToCosign, Witnessed, WitnessReply, WitnessRequest
 
 __all__ = ["LOG_FILE", "NodeLog"]
@@ -31,6 +33,7 @@ LOG_FILE = "log.sqlite"
 
 _OF_RUNS = ("admission", "release")
 _PAGE = 256
+_log = logging.getLogger(__name__)
 
 
 class NodeLog:
@@ -59,79 +62,112 @@ class NodeLog:
         self._key = key
         self._store = store
         self._approved = approved
+        self._engine: Engine | None = None
         self._opened: tuple[AuditLog, Witness] | None = None
+        self._appended = ("", -1)
         self._last_of_runs: int | None = None
+
+    def close(self) -> None:
+        """Close the log's file."""
+        if self._engine is not None:
+            self._engine.dispose()
 
     def require_witnessed(self, plan: str) -> None:
         """See `privacy.gate.AuditSink`."""
         charter = self._approved(plan).charter
         log, _ = self._parts(charter)
-        cosigned = log.cosigned()
-        missing = LogQuorum(charter, self._institution).missing(cosigned)
-        if missing is not None:
-            raise RefusedError(f"the audit log has no quorum of witnesses: {missing}", fix="resume when others answer")
+        quorum, cosigned = quorum_for(charter, self._institution), log.cosigned()
+        needed = quorum.needed.witnesses
+        if needed == 0:
+            return
+        if cosigned is None or not quorum.satisfied(cosigned):
+            raise RefusedError(f"fewer than {needed} others witness the audit log", fix="resume when they answer")
         if self._last_entry(log) >= _size(cosigned):
-            raise RefusedError("witnesses have not cosigned the newest entry of a run", fix="resume when others answer")
+            raise RefusedError("nobody has witnessed the audit log's newest entry", fix="resume when others answer")
 
     def append(self, key: str, entry: Mapping[str, str | int], opening: Mapping[str, str]) -> None:
         """See `privacy.gate.AuditSink`."""
         log, _ = self._parts(self._approved(str(entry["plan"])).charter)
-        self._store.keep_opening(key, opening)
+        if opening:
+            self._store.keep_opening(key, opening)
         (index,) = log.append([entry], keys=[key])
-        if entry["event"] in _OF_RUNS:
-            self._last_of_runs = max(index, self._last_entry(log))
+        self._appended = key, index
+        self._last_of_runs = max(index, self._last_entry(log))
 
     def statement(self, key: str) -> bytes:
         """See `privacy.gate.AuditSink`."""
-        log, _ = self._existing()
-        index = log.index_of(key)
+        known, index = self._appended
+        if self._opened is None or known != key:
+            raise Defect("a statement of an entry that was not just appended")
+        log, _ = self._opened
         news = self._news(log, ())
-        checkpoint = parse_checkpoint(parse_note(news.checkpoint).text)
+        size = _size(news.checkpoint)
         return Statement(
             checkpoint=news.checkpoint,
             growth=news.growth,
             index=index,
             entry=log.entry(index).leaf.to_bytes().hex(),
-            inclusion=tuple(part.hex() for part in log.inclusion(index, checkpoint.size)),
+            inclusion=tuple(part.hex() for part in log.inclusion(index, size)),
             cosigned=log.cosigned(),
         ).to_bytes()
 
     def cosigners(self, plan: str) -> int:
-        """How many others have cosigned the newest cosigned checkpoint, by the plan's charter."""
+        """How many others cosigned the newest checkpoint that any of them did, by the plan's charter."""
         charter = self._approved(plan).charter
-        return len(LogQuorum(charter, self._institution).cosigners(self._parts(charter)[0].cosigned()))
+        cosigned = self._parts(charter)[0].cosigned()
+        return 0 if cosigned is None else len(quorum_for(charter, self._institution).cosigners(cosigned))
 
     def answer(self, request: WitnessRequest) -> WitnessReply:
         """Take cosignatures of the own log, cosign others', and tell what is new.
 
         Raises:
-            RefusedError: the plan is not approved here, or a cosigned checkpoint is not of this log.
+            RefusedError: the plan is not approved here, or a checkpoint is of a log that its charter does not name.
+            DataError: a cosigned checkpoint is not of this log, or a cosignature in it does not hold.
         """
         charter = self._approved(request.plan).charter
         log, witness = self._parts(charter)
         if request.cosigned is not None:
-            LogQuorum(charter, self._institution).cosigners(request.cosigned)  # no signature of a known key is wrong
+            quorum_for(charter, self._institution).cosigners(request.cosigned)
             log.keep_cosigned(request.cosigned)
-        witnessed = {one.log: one for one in (self._cosign(charter, witness, asked) for asked in request.to_cosign)}
-        for origin in log_verifiers(charter):
-            if origin != log.origin and origin not in witnessed:
-                witnessed[origin] = Witnessed(log=origin, size=witness.size(origin))
+        verifiers = log_verifiers(charter)
+        lines = dict(self._cosign(verifiers, witness, asked) for asked in request.to_cosign)
+        witnessed = tuple(
+            Witnessed(
+                log=origin,
+                size=0 if (known := witness.known(origin)) is None else known.checkpoint.size,
+                line=lines.get(origin),
+            )
+            for origin in verifiers
+            if origin != log.origin
+        )
         news = self._news(log, request.growth_from)
-        return WitnessReply(checkpoint=news.checkpoint, growth=news.growth, witnessed=tuple(witnessed.values()))
+        return WitnessReply(checkpoint=news.checkpoint, growth=news.growth, witnessed=witnessed)
 
-    def _cosign(self, charter: Charter, witness: Witness, asked: ToCosign) -> Witnessed:
-        """A cosignature, or the size that this witness knows of the log."""
-        origin = parse_checkpoint(parse_note(asked.checkpoint).text).origin
-        verifier = log_verifiers(charter).get(origin)
-        if verifier is None:
-            raise RefusedError("a checkpoint of a log that the charter does not name")
+    def _cosign(self, verifiers: Mapping[str, Verifier], witness: Witness, asked: ToCosign) -> tuple[str, str | None]:
+        """A log's origin and the line that cosigns it; no line where this witness knows another past of it."""
+        origin = _origin(asked.checkpoint)
+        if origin not in verifiers or origin == witness.name:
+            raise RefusedError("a checkpoint of a log that is not to be witnessed here")
         proof = [bytes.fromhex(part) for part in asked.growth.proof]
-        line = None
         try:
-            line = witness.cosign(verifier, asked.growth.old, proof, asked.checkpoint)
-        except WitnessConflict:
-            pass
-        return Witnessed(log=origin, size=witness.size(origin), line=line)
+            return origin, witness.cosign(origin, verifiers[origin], asked.growth.old, proof, asked.checkpoint)
+        except WitnessError as error:
+            _log.warning("not cosigned: %s", error)
+            return origin, None
+
+    def _parts(self, charter: Charter) -> tuple[AuditLog, Witness]:
+        origin = log_origin(charter.name, self._institution)
+        if self._opened is None:
+            self._engine = open_store(self._path)
+            log = AuditLog(self._engine, origin, Ed25519Signer(origin, self._key))
+            self._opened = log, Witness(self._engine, origin, self._key)
+        if self._opened[0].origin != origin:
+            raise RefusedError(
+                "the node's audit log belongs to another federation",
+                place=str(self._path),
+                fix="give a node of its own to each federation",
+            )
+        return self._opened
 
     def _news(self, log: AuditLog, wanted: tuple[int, ...]) -> WitnessReply:
         note = log.checkpoint()
@@ -147,8 +183,19 @@ class NodeLog:
         if self._last_of_runs is None:
             self._last_of_runs = -1
             for stop in range(log.size, 0, -_PAGE):
-                found = [one.index for one in log.entries(max(stop - _PAGE, 0), stop) if one.entry["event"] in _OF_RUNS]
+                found = [
+                    one.index for one in log.entries(max(stop - _PAGE, 0), stop) if one.entry.get("event") in _OF_RUNS
+                ]
                 if found:
                     self._last_of_runs = found[-1]
                     break
         return self._last_of_runs
+
+
+def _size(note: str | None) -> int:
+    """Of the checkpoint in a note."""
+    return 0 if note is None else parse_checkpoint(parse_note(note).text).size
+
+
+def _origin(note: str) -> str:
+    return parse_checkpoint(parse_note(note).text).origin

@@ -95,5 +95,5 @@ class AuditSink(Protocol):
         ...
 
     def statement(self, key: str) -> bytes:
-        """What goes with the release of an entry: the log's newest checkpoint, and the newest that a quorum cosigned."""
+        """What goes with the release of an entry: the newest checkpoint, and the newest that others cosigned."""
         ...

@@ -154,9 +154,7 @@ class Door:
         """Whether this very door sealed this very message."""
         return hmac.compare_digest(self._seal(type(message).__name__, message.payload), message.seal)
 
-    def _noised(
-        self, total: NDArray[np.int64], charge: Charge, masks: Masks | None
-    ) -> tuple[NDArray[np.int64], bytes]:
+    def _noised(self, total: NDArray[np.int64], charge: Charge, masks: Masks | None) -> tuple[NDArray[np.int64], bytes]:
         """The noised and, with shared noise, masked sum of a charged question, and what goes beside a masked one."""
         if self._ledger.find(charge.slot) != charge:
             raise Defect("the door: noise before a durable charge")

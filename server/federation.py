@@ -271,7 +271,7 @@ def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: A
         read = {name: _log_reply(replies.get(named[name])) for name in requests}
         return {name: reply for name, reply in read.items() if reply is not None}
 
-    witnesses = Witnesses(plan.digest, gathering.charter, log, ask)
+    witnesses = Witnesses(plan.digest, gathering.run, gathering.charter, log, ask)
     hello = LogMessage(WitnessRequest(plan=plan.digest).to_bytes()).to_record()
     for node, reply in _send(grid, "query.witness", dict.fromkeys(nodes, hello), timeout).items():
         news = _log_reply(reply)
@@ -367,9 +367,7 @@ def _log_reply(reply: Message | None) -> WitnessReply | None:
     return _tolerate(lambda: WitnessReply.from_bytes(LogMessage.from_record(_content(reply)).payload))
 
 
-def _contribution(
-    witnesses: Witnesses, release: Release | None, question: Question, name: str
-) -> Contribution | None:
+def _contribution(witnesses: Witnesses, release: Release | None, question: Question, name: str) -> Contribution | None:
     """What the log says of a release; None for one that is not to be taken."""
     if release is None:
         return None

@@ -10,13 +10,15 @@ The coordinator can hold a cosignature back, which stops the run. It can make no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cohortium.governance.log import (
     AuditLog,
     Checkpoint,
-    LogQuorum,
+    CosignerVerifier,
     Verifier,
     leaf_hash,
     log_origin,
@@ -26,6 +28,7 @@ from cohortium.governance.log import (
     parse_leaf,
     parse_note,
     parse_signatures,
+    quorum_for,
     verify_inclusion,
 )
 from cohortium.study.charter import Charter
@@ -36,6 +39,7 @@ from cohortium.study.witness import Growth, LogNews, Statement, ToCosign, Witnes
 __all__ = ["Contribution", "Witnesses"]
 
 _TRIES = 3
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Witnesses:
 
     Args:
         plan: digest of the run's plan.
+        run: 32 hexadecimal digits.
         charter: names the logs and their quorums.
         own: the coordinator's own log, cosigned by the institutions like the others.
         ask: sends requests to institutions by name; gives the answers of those who answered.
@@ -88,14 +93,21 @@ class Witnesses:
     def __init__(
         self,
         plan: str,
+        run: str,
         charter: Charter,
         own: AuditLog,
         ask: Callable[[Mapping[str, WitnessRequest]], Mapping[str, WitnessReply]],
     ) -> None:
-        self._plan, self._charter, self._own, self._ask = plan, charter, own, ask
+        self._plan, self._run, self._own, self._ask = plan, run, own, ask
         self._logs = {origin: _Log(verifier) for origin, verifier in log_verifiers(charter).items()}
         self._origins = {member.name: log_origin(charter.name, member.name) for member in charter.institutions}
         self._names = {origin: name for name, origin in self._origins.items()}
+        self._quorums = {one.name: quorum_for(charter, one.name) for one in charter.institutions if one.identity}
+        self._cosigners = {
+            one.name: CosignerVerifier(log_origin(charter.name, one.name), bytes.fromhex(one.identity))
+            for one in charter.institutions
+            if one.identity is not None
+        }
         self.members: tuple[str, ...] = ()
 
     def who(self, reply: WitnessReply) -> str:
@@ -120,7 +132,9 @@ class Witnesses:
 
     def exchange(self) -> None:
         """Have every log's newest checkpoint cosigned by all members that answer."""
-        self._take(self._own_log(), self._own_news())
+        own = self._own_log()
+        if own is not None:
+            self._take(own, self._own_news())
         for _ in range(_TRIES):
             if not (self._prove() | self._cosign()):
                 return
@@ -137,13 +151,12 @@ class Witnesses:
         log = self._logs[self._origins[institution]]
         log.floor = log.checkpoint.size if log.checkpoint is not None else 0
 
-    def lacking(self, institutions: Sequence[str]) -> list[str]:
+    def lacking(self, institutions: Iterable[str]) -> list[str]:
         """Those whose newest checkpoint has no quorum: they would not answer."""
-        logs = {name: self._logs[self._origins[name]] for name in institutions}
         return [
             name
-            for name, log in logs.items()
-            if LogQuorum(self._charter, name).missing(self._cosigned(log) if log.lines else None) is not None
+            for name in institutions
+            if not self._quorums[name].satisfied(self._cosigned(self._logs[self._origins[name]]))
         ]
 
     def contribution(self, data: bytes, question: Question) -> Contribution:
@@ -154,17 +167,22 @@ class Witnesses:
                 question in the log.
         """
         statement = Statement.from_bytes(data)
+        return _refusing(lambda: self._proven(statement, question))
+
+    def _proven(self, statement: Statement, question: Question) -> Contribution:
         name = self._names.get(_origin(statement.checkpoint))
         if name is None:
             raise RefusedError("a statement of a log that the charter does not name")
-        log = self._logs[self._origins[name]]
-        missing = LogQuorum(self._charter, name).missing(statement.cosigned)
-        if missing is not None or _size(statement.cosigned) < log.floor:
-            raise RefusedError("a contribution whose log was not witnessed up to the question before")
+        log, quorum = self._logs[self._origins[name]], self._quorums[name]
+        if quorum.needed.witnesses:
+            covered = quorum.require(statement.cosigned or "").size
+            if covered < log.floor:
+                raise RefusedError("a contribution whose log was not witnessed up to the question before")
         checkpoint, _ = open_checkpoint(statement.checkpoint, log.verifier)
         leaf = bytes.fromhex(statement.entry)
         proof = [bytes.fromhex(part) for part in statement.inclusion]
-        verify_inclusion(leaf_hash(leaf), statement.index, checkpoint.size, proof, checkpoint.root)
+        if not verify_inclusion(leaf_hash(leaf), statement.index, checkpoint.size, proof, checkpoint.root):
+            raise RefusedError("a log entry that is not in the log")
         decision = _decision(parse_leaf(leaf).entry, question)
         self.take(name, statement)
         self.settle(name)
@@ -185,10 +203,10 @@ class Witnesses:
         }
         self._own.append([entry], keys=[f"question {question.digest}"])
 
-    def close(self, run: str, released: str) -> None:
+    def close(self, released: str) -> None:
         """The last exchange: the last entries are cosigned, and every institution is told."""
-        entry = {"event": "released", "plan": self._plan, "run": run, "released": released}
-        self._own.append([entry], keys=[f"released {run}"])
+        entry = {"event": "released", "plan": self._plan, "run": self._run, "released": released}
+        self._own.append([entry], keys=[f"released {self._run}"])
         self.exchange()
         told = {
             name: WitnessRequest(plan=self._plan, cosigned=self._cosigned(self._logs[self._origins[name]]))
@@ -196,8 +214,9 @@ class Witnesses:
             if self._logs[self._origins[name]].lines
         }
         self._ask(told)
-        if self._own_log().lines:
-            self._own.keep_cosigned(self._cosigned(self._own_log()))
+        own = self._own_log()
+        if own is not None and own.lines:
+            self._own.keep_cosigned(self._cosigned(own))
 
     def _prove(self) -> bool:
         """Ask for the proofs from the sizes that witnesses know; whether any was asked for."""
@@ -215,7 +234,7 @@ class Witnesses:
             name: WitnessRequest(plan=self._plan, growth_from=tuple(sorted(sizes))) for name, sizes in wanted.items()
         }
         for name, reply in self._ask(requests).items():
-            _tolerate(lambda name=name, reply=reply: self.take(name, reply))
+            self._try_take(name, reply)
         return bool(wanted)
 
     def _cosign(self) -> bool:
@@ -237,11 +256,24 @@ class Witnesses:
                 if log is None:
                     continue
                 log.known[witness] = one.size
-                if one.line is not None and self._holds(log, one.line):
+                if one.line is not None and self._holds(log, witness, one.line):
                     log.lines[witness] = one.line
                 surprised |= one.line is None and log.checkpoint is not None and one.size < log.checkpoint.size
-            _tolerate(lambda witness=witness, reply=reply: self.take(witness, reply))
+            self._try_take(witness, reply)
         return surprised
+
+    def _try_take(self, institution: str, reply: WitnessReply) -> None:
+        """An institution whose log shrank or forked is not heard: what it contributes next is not taken."""
+        with suppress(RefusedError):
+            self.take(institution, reply)
+
+    def _holds(self, log: _Log, witness: str, line: str) -> bool:
+        """Whether a cosignature is one, of the newest checkpoint."""
+        try:
+            note = parse_note(log.note).with_signatures(parse_signatures(line))
+            return bool(note.signers([self._cosigners[witness]]))
+        except DataError:
+            return False
 
     def _take(self, log: _Log, news: LogNews) -> None:
         checkpoint, _ = _refusing(lambda: open_checkpoint(news.checkpoint, log.verifier))
@@ -256,10 +288,11 @@ class Witnesses:
             return
         log.checkpoint, log.note, log.growth, log.lines = checkpoint, news.checkpoint, growth, {}
 
-    def _own_log(self) -> _Log:
-        return self._logs[self._own.origin]
+    def _own_log(self) -> _Log | None:
+        """The coordinator's log, where the charter pins its key."""
+        return self._logs.get(self._own.origin)
 
-    def _own_news(self, sizes: set[int] = frozenset()) -> LogNews:  # type: ignore[assignment]
+    def _own_news(self, sizes: Collection[int] = ()) -> LogNews:
         note = self._own.checkpoint()
         size = _size(note)
         growth = tuple(
@@ -272,6 +305,22 @@ class Witnesses:
         """The newest checkpoint with the cosignatures that came."""
         note = parse_note(log.note)
         return note.with_signatures(part for line in log.lines.values() for part in parse_signatures(line)).to_text()
+
+
+def _refusing(read: Callable[[], _Read]) -> _Read:
+    """What an institution sent, refused when it cannot be read: the coordinator goes on without it."""
+    try:
+        return read()
+    except DataError as error:
+        raise RefusedError(error.message, place=error.place, fix=error.fix) from error
+
+
+def _origin(note: str) -> str:
+    return _refusing(lambda: parse_checkpoint(parse_note(note).text)).origin
+
+
+def _size(note: str) -> int:
+    return parse_checkpoint(parse_note(note).text).size
 
 
 def _decision(entry: Mapping[str, object], question: Question) -> str:

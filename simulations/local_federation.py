@@ -13,12 +13,16 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import ArrayLike, NDArray
 
 from cohortium.client.app import make_client_app
 from cohortium.client.node import NodeIdentity, create_node, identity_key, open_node
+from cohortium.client.witnessing import LOG_FILE
+from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin
 from cohortium.privacy.accounting import Spend, epsilon_spent, person_at
 from cohortium.privacy.ledger import open_store
+from cohortium.privacy.randomness import fresh_key
 from cohortium.privacy.secure_sum import SqlOnceStore, usual_contributions
 from cohortium.privacy.sharing import NoiseShare
 from cohortium.privacy.table import CustomerTable
@@ -81,16 +85,22 @@ class LocalFederation:
         members, self.nodes = [], []
         for index, table in enumerate(tables):
             name = f"institution {index}"
-            identity = NodeIdentity(institution=name, lifetime_epsilon=epsilon, lifetime_delta=delta)
+            identity = NodeIdentity(institution=name, lifetime_epsilon=epsilon, lifetime_delta=delta, simulation=True)
             create_node(folder / str(index), identity, contract)
             self.nodes.append(open_node(folder / str(index), table))
             stack.callback(self.nodes[-1].close)
             members.append({"name": name, "region": SIMULATION, "identity": identity_key(folder / str(index))})
+        key = Ed25519PrivateKey.from_private_bytes(fresh_key())
+        origin = log_origin(SIMULATION)
+        database = open_store(folder / LOG_FILE)
+        stack.callback(database.dispose)
+        self._log = AuditLog(database, origin, Ed25519Signer(origin, key))
         self.charter = parse_charter(
             {
                 "schema": CHARTER_SCHEMA,
-                "name": "simulation",
+                "name": SIMULATION,
                 "institutions": members,
+                "coordinator": key.public_key().public_bytes_raw().hex(),
                 "min_customers": 1,
                 "max_epsilon": max(epsilon, MAX_EPSILON),
             }
@@ -110,7 +120,7 @@ class LocalFederation:
         order = StudyOrder(plan, self._contract, self.charter, run=uuid4().hex, expected=len(self.nodes), base=base)
         database = open_store(self._folder / f"{order.run}.sqlite")
         self._stack.callback(database.dispose)
-        server = make_server_app(order, SqlOnceStore(database), delivered.append, lambda _asked: None)
+        server = make_server_app(order, SqlOnceStore(database), self._log, delivered.append, lambda _asked: None)
         client = make_client_app(lambda context: self.nodes[int(context.node_config["partition-id"])])
         run_in_process(server, client, nodes=len(self.nodes))
         if len(delivered) != 1:

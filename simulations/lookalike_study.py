@@ -91,7 +91,7 @@ def simulate_encoder(order: SimulationOrder, say: Say) -> Model[EncoderModel]:
             released = run_plan(order, begun, say)
     if not isinstance(released, Model) or not isinstance(released.document, EncoderModel):
         raise Defect("an encoder's study released no encoder")
-    save_model(released, coordinator_key(order.out), order.out / ENCODER_FILE)
+    save_model(released, coordinator_key(order), order.out / ENCODER_FILE)
     return released
 
 
@@ -107,7 +107,7 @@ def simulate_campaign(order: SimulationOrder, seeds: SeedOrder, say: Say) -> Loo
             released = run_plan(order, begun, say)
         if not isinstance(released, Model) or not isinstance(released.document, LookalikeModel):
             raise Defect("a campaign released no ranker")
-        save_model(released, coordinator_key(order.out), order.out / LOOKALIKE_FILE)
+        save_model(released, coordinator_key(order), order.out / LOOKALIKE_FILE)
         holders = {name for name, node in begun.nodes.items() if _has_list(node, plan.lookalike.seed)}
         exported: dict[str, int | None] = {}
         if plan.trust != "unsafe-none":

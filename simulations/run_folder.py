@@ -2,9 +2,10 @@
 
 run.json            what is run; the same folder resumes it
 plan.json, contract.json, charter.json
-coordinator.pem     the simulated coordinator's key, which signs released models
 coordinator.sqlite  released sums and messages about keys: what an interrupted run goes on from
 institutions/NAME/  one node each (see `client.node`) with its customer table
+institutions/coordinator/
+                    the simulated coordinator's key, which signs released models, and its audit log
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from flwr.serverapp import ServerApp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cohortium.client.app import make_client_app
@@ -37,6 +39,8 @@ from cohortium.client.node import (
     write_whole,
 )
 from cohortium.client.onboarding import OnboardingReport, Source, load_customer_table, onboard
+from cohortium.client.witnessing import LOG_FILE
+from cohortium.governance.log import COORDINATOR, AuditLog, Ed25519Signer, log_origin
 from cohortium.governance.report import InstitutionFacts, StageTime
 from cohortium.models.preflight import preflight
 from cohortium.models.studies import check_feasible
@@ -49,7 +53,7 @@ from cohortium.simulations.nodes import STATE_FOLDER, ray_client_app
 from cohortium.simulations.ray_engine import run_on_ray
 from cohortium.simulations.sources import CustomerData
 from cohortium.simulations.unsafe import PlainSums
-from cohortium.study.charter import CHARTER_SCHEMA, Charter, Institution, parse_charter
+from cohortium.study.charter import CHARTER_SCHEMA, SIMULATION, Charter, Institution, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, PlanError, RefusedError
 from cohortium.study.model import EncoderModel, Model
@@ -312,7 +316,7 @@ def _lines(report: OnboardingReport) -> int:
 def _charter_of(order: SimulationOrder, folders: Mapping[str, Path]) -> Charter:
     """The charter of the run, with the keys of the simulated institutions in it."""
     keys = {name: identity_key(folder) for name, folder in folders.items()}
-    coordinator = coordinator_key(order.out).public_key().public_bytes_raw().hex()
+    coordinator = coordinator_key(order).public_key().public_bytes_raw().hex()
     given = order.charter
     if given is None:
         members = tuple(
@@ -321,7 +325,7 @@ def _charter_of(order: SimulationOrder, folders: Mapping[str, Path]) -> Charter:
         return parse_charter(
             {
                 "schema": CHARTER_SCHEMA,
-                "name": order.plan.name,
+                "name": SIMULATION,
                 "institutions": members,
                 "coordinator": coordinator,
             }
@@ -375,7 +379,10 @@ def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: Exit
     nodes = {}
     for name, folder in folders.items():
         identity = NodeIdentity(
-            institution=name, lifetime_epsilon=order.lifetime_epsilon, lifetime_delta=order.lifetime_delta
+            institution=name,
+            lifetime_epsilon=order.lifetime_epsilon,
+            lifetime_delta=order.lifetime_delta,
+            simulation=True,
         )
         create_node(folder, identity, order.contract)
         node = open_node(folder, load_customer_table(folder / "customers", order.contract))
@@ -404,19 +411,25 @@ def run_plan(order: SimulationOrder, begun: Begun, say: Say) -> Released:
     study = StudyOrder(order.plan, order.contract, begun.charter, run=run, expected=len(nodes), base=order.base)
     database = open_store(order.out / "coordinator.sqlite")
     try:
-        server = make_server_app(study, SqlOnceStore(database), delivered.append, lambda asked: say(_asked(asked)))
-        opened = list(nodes.values())
-        if order.engine == "ray":
-            folders = [{STATE_FOLDER: str((order.state_folder / name).resolve())} for name in nodes]
-            run_on_ray(server, ray_client_app, nodes=len(nodes), node_configs=folders)
-        else:
-            client = make_client_app(lambda context: opened[int(context.node_config["partition-id"])])
-            run_in_process(server, client, nodes=len(nodes))
+        with coordinator_log(order, begun.charter) as log:
+            store = SqlOnceStore(database)
+            server = make_server_app(study, store, log, delivered.append, lambda asked: say(_asked(asked)))
+            _run_apps(order, server, nodes)
     finally:
         database.dispose()
     if len(delivered) != 1:
         raise Defect("the server app ended without a result")
     return delivered[0]
+
+
+def _run_apps(order: SimulationOrder, server: ServerApp, nodes: Mapping[str, Node]) -> None:
+    opened = list(nodes.values())
+    if order.engine == "ray":
+        folders = [{STATE_FOLDER: str((order.state_folder / name).resolve())} for name in nodes]
+        run_on_ray(server, ray_client_app, nodes=len(nodes), node_configs=folders)
+    else:
+        client = make_client_app(lambda context: opened[int(context.node_config["partition-id"])])
+        run_in_process(server, client, nodes=len(nodes))
 
 
 def _asked(asked: Asked) -> str:
@@ -454,12 +467,25 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
-def coordinator_key(out: Path) -> Ed25519PrivateKey:
-    """The simulated coordinator's key, made when the folder has none."""
-    path = out / "coordinator.pem"
+def coordinator_key(order: SimulationOrder) -> Ed25519PrivateKey:
+    """The simulated coordinator's key, made when there is none; with `state` it stays the same from run to run."""
+    folder = order.state_folder / COORDINATOR
+    _make_folder(folder)
+    path = folder / "coordinator.pem"
     if not path.exists():
         write_whole(path, new_key())
     key = load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise OutputError("is no Ed25519 key", place=str(path), fix="choose a new folder")
     return key
+
+
+@contextmanager
+def coordinator_log(order: SimulationOrder, charter: Charter) -> Iterator[AuditLog]:
+    """The simulated coordinator's audit log."""
+    origin = log_origin(charter.name)
+    engine = open_store(order.state_folder / COORDINATOR / LOG_FILE)
+    try:
+        yield AuditLog(engine, origin, Ed25519Signer(origin, coordinator_key(order)))
+    finally:
+        engine.dispose()

@@ -138,8 +138,9 @@ class Release:
 
     def to_record(self) -> RecordDict:
         """The message content; `from_record` is its inverse."""
-        fields = {"question": self.question, "seal": self.seal, "note": self.note, "statement": self.statement}
-        content = RecordDict({"release": ConfigRecord(fields)})
+        header = ConfigRecord({"question": self.question, "seal": self.seal, "note": self.note})
+        header["statement"] = self.statement
+        content = RecordDict({"release": header})
         content["sum"] = to_record({"vector": self.vector})
         return content
 

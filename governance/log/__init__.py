@@ -4,8 +4,9 @@ May import `privacy` and `study`.
 Must never happen here: an entry that is changed or removed, a customer's id or value in an entry.
 """
 
-from cohortium.governance.log.checkpoint import Checkpoint, log_origin, open_checkpoint, parse_checkpoint
+from cohortium.governance.log.checkpoint import COORDINATOR, Checkpoint, log_origin, open_checkpoint, parse_checkpoint
 from cohortium.governance.log.leaf import Leaf, fresh_leaf, parse_leaf
+from cohortium.governance.log.merkle import leaf_hash, verify_inclusion
 from cohortium.governance.log.note import (
     Cosigner,
     CosignerVerifier,
@@ -17,25 +18,59 @@ from cohortium.governance.log.note import (
     parse_note,
     parse_signatures,
 )
+from cohortium.governance.log.proof import (
+    ConsistencyProof,
+    InclusionProof,
+    load_proof,
+    parse_proof,
+    prove_consistency,
+    prove_inclusion,
+)
+from cohortium.governance.log.quorum import LogQuorum, log_verifier, log_verifiers, member_of, quorum_for
 from cohortium.governance.log.store import AuditLog, LogEntry
+from cohortium.governance.log.verify import Finding, LogReport, verify_log
+from cohortium.governance.log.witness import Known, ProofFailed, SizeConflict, Witness, WitnessError, known_logs
 
 __all__ = [
+    "COORDINATOR",
     "AuditLog",
     "Checkpoint",
+    "ConsistencyProof",
     "Cosigner",
     "CosignerVerifier",
     "Ed25519Signer",
     "Ed25519Verifier",
+    "Finding",
+    "InclusionProof",
+    "Known",
     "Leaf",
     "LogEntry",
+    "LogQuorum",
+    "LogReport",
     "Note",
+    "ProofFailed",
     "Signer",
+    "SizeConflict",
     "Verifier",
+    "Witness",
+    "WitnessError",
     "fresh_leaf",
+    "known_logs",
+    "leaf_hash",
+    "load_proof",
     "log_origin",
+    "log_verifier",
+    "log_verifiers",
+    "member_of",
     "open_checkpoint",
     "parse_checkpoint",
     "parse_leaf",
     "parse_note",
+    "parse_proof",
     "parse_signatures",
+    "prove_consistency",
+    "prove_inclusion",
+    "quorum_for",
+    "verify_inclusion",
+    "verify_log",
 ]
