@@ -17,25 +17,62 @@ from cohortium.governance.log.note import (
     parse_note,
     parse_signatures,
 )
+from cohortium.governance.log.proof import (
+    ConsistencyProof,
+    InclusionProof,
+    load_proof,
+    parse_proof,
+    prove_consistency,
+    prove_inclusion,
+)
+from cohortium.governance.log.quorum import LogQuorum, log_verifier, member_of, quorum_for
 from cohortium.governance.log.store import AuditLog, LogEntry
+from cohortium.governance.log.verify import Finding, LogReport, verify_log
+from cohortium.governance.log.witness import (
+    Known,
+    ProofFailedError,
+    SizeConflictError,
+    Witness,
+    WitnessError,
+    known_logs,
+)
 
 __all__ = [
     "AuditLog",
     "Checkpoint",
+    "ConsistencyProof",
     "Cosigner",
     "CosignerVerifier",
     "Ed25519Signer",
     "Ed25519Verifier",
+    "Finding",
+    "InclusionProof",
+    "Known",
     "Leaf",
     "LogEntry",
+    "LogQuorum",
+    "LogReport",
     "Note",
+    "ProofFailedError",
     "Signer",
+    "SizeConflictError",
     "Verifier",
+    "Witness",
+    "WitnessError",
     "fresh_leaf",
+    "known_logs",
+    "load_proof",
     "log_origin",
+    "log_verifier",
+    "member_of",
     "open_checkpoint",
     "parse_checkpoint",
     "parse_leaf",
     "parse_note",
+    "parse_proof",
     "parse_signatures",
+    "prove_consistency",
+    "prove_inclusion",
+    "quorum_for",
+    "verify_log",
 ]

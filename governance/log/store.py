@@ -39,7 +39,17 @@ from cohortium.governance.log.merkle import Frontier, consistency_ranges, inclus
 from cohortium.governance.log.note import Note, Signer, parse_note
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, RefusedError
 
-__all__ = ["BLOCK", "LOG_SCHEMA", "AuditLog", "KeptRows", "LogEntry", "append_only", "kept_rows", "log_origin_of"]
+__all__ = [
+    "BLOCK",
+    "LOG_SCHEMA",
+    "AuditLog",
+    "KeptRows",
+    "LogEntry",
+    "append_only",
+    "database_errors",
+    "kept_rows",
+    "log_origin_of",
+]
 
 LOG_SCHEMA = "cohortium.log/1"
 """The form of the file; another one is refused."""
@@ -144,7 +154,7 @@ class KeptRows:
         after = -1
         while True:
             query = select(_entries.c.position, _entries.c.leaf, _entries.c.hash).where(_entries.c.position > after)
-            with _errors(self._store), self._store.begin() as connection:
+            with database_errors(self._store), self._store.begin() as connection:
                 rows = connection.execute(query.order_by(_entries.c.position).limit(_CHUNK)).all()
             yield from ((position, _blob(leaf), _blob(stored)) for position, leaf, stored in rows)
             if not rows:
@@ -153,7 +163,7 @@ class KeptRows:
 
     def blocks(self) -> dict[int, bytes]:
         """The stored roots by block."""
-        with _errors(self._store), self._store.begin() as connection:
+        with database_errors(self._store), self._store.begin() as connection:
             return {block: _blob(root) for block, root in connection.execute(select(_blocks))}
 
 
@@ -165,7 +175,7 @@ def _blob(value: Any) -> bytes:
 def kept_rows(store: Engine) -> KeptRows:
     """A log to be verified; `DataError` where the store holds none of this version."""
     origin = log_origin_of(store)
-    with _errors(store), store.begin() as connection:
+    with database_errors(store), store.begin() as connection:
         checkpoints = connection.execute(select(_checkpoints.c.note).order_by(_checkpoints.c.size)).scalars().all()
         order = _cosigned.c.size, _cosigned.c.sequence
         cosigned = connection.execute(select(_cosigned.c.note).order_by(*order)).scalars().all()
@@ -174,7 +184,7 @@ def kept_rows(store: Engine) -> KeptRows:
 
 def log_origin_of(store: Engine) -> str:
     """The origin of the log in a store; `DataError` where it holds none of this version."""
-    with _errors(store), store.begin() as connection:
+    with database_errors(store), store.begin() as connection:
         return _origin(connection, store)
 
 
@@ -197,7 +207,7 @@ class AuditLog:
         self.origin = origin
         self._signer = signer
         self._head = _Head()  # of some earlier size; replaced, never changed
-        with _errors(store), store.begin() as connection:
+        with database_errors(store), store.begin() as connection:
             if _header.name not in inspect(connection).get_table_names():
                 _metadata.create_all(connection)
                 connection.execute(insert(_header).values(schema=LOG_SCHEMA, origin=origin))
@@ -236,7 +246,7 @@ class AuditLog:
         data = [
             leaf.to_bytes() for leaf in leaves
         ]  # whatever is wrong with an entry is wrong before the store is locked
-        with _errors(self._store), self._store.begin() as connection:
+        with database_errors(self._store), self._store.begin() as connection:
             head = self._current(connection)
             names: Sequence[str | None] = keys if keys is not None else [None] * len(entries)
             known = _known(connection, [name for name in names if name is not None])
@@ -293,7 +303,7 @@ class AuditLog:
         Raises:
             RefusedError: the log no longer holds what an earlier checkpoint committed to. Nothing is signed.
         """
-        with _errors(self._store), self._store.begin() as connection:
+        with database_errors(self._store), self._store.begin() as connection:
             size = _size(connection)
             last = connection.execute(select(_checkpoints).order_by(_checkpoints.c.size.desc()).limit(1)).first()
             if last is not None:
@@ -338,7 +348,7 @@ class AuditLog:
             DataError: not a checkpoint that this log signed, or not of its entries.
         """
         checkpoint, opened = open_checkpoint(note, self._signer.verifier)
-        with _errors(self._store), self._store.begin() as connection:
+        with database_errors(self._store), self._store.begin() as connection:
             if self._root(connection, checkpoint.size) != checkpoint.root:
                 raise self._altered(f"a checkpoint of size {checkpoint.size} has another root")
             query = select(_cosigned.c.note).where(_cosigned.c.size == checkpoint.size)
@@ -360,7 +370,7 @@ class AuditLog:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _errors(self._store), self._store.begin() as connection:
+        with database_errors(self._store), self._store.begin() as connection:
             yield connection
 
     def _hashes(self, ranges: list[tuple[int, int]], size: int) -> list[bytes]:
@@ -475,7 +485,7 @@ def _origin(connection: Connection, store: Engine) -> str:
 
 
 @contextmanager
-def _errors(store: Engine) -> Iterator[None]:
+def database_errors(store: Engine) -> Iterator[None]:
     """Names what the database could not do. Its own message could quote a statement, and is not passed on."""
     try:
         yield
