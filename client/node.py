@@ -6,6 +6,7 @@ A node's state folder:
     identity.pem     its Ed25519 private key, whose public half the charter pins
     node.sqlite      ledger, replies, approvals, record of releases, state of secure sums
     customers/       the customer table, as `client.onboarding` wrote it
+    models/          released models that may be audited here, by digest
     contract.json    the contract that table was made by
 """
 
@@ -16,6 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field
 
-from cohortium.client.people import PlanPeople
+from cohortium.client.onboarding.store import load_protected_table
+from cohortium.client.people import AuditModels, PlanPeople
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.sums import NodeSums
@@ -63,7 +66,7 @@ MAX_LIFETIME_EPSILON = 50.0
 MAX_CLOCK_SKEW = 300
 """Seconds by which the coordinator's clock may differ: a plan's expiry must mean the same day to everybody."""
 
-_DATABASE, _KEY = "node.sqlite", "identity.pem"
+_DATABASE, _KEY, _CUSTOMERS, _MODELS = "node.sqlite", "identity.pem", "customers", "models"
 
 
 class NodeIdentity(BaseModel):
@@ -124,6 +127,7 @@ class Node:
     contract: Contract
     people: CustomerTable
     asked_about: PlanPeople
+    models: AuditModels
     store: NodeStore
     seeds: SeedStore
     ledger: Ledger
@@ -139,6 +143,7 @@ class Node:
 
         Raises:
             RefusedError: the plan is not approved here or has expired, or the coordinator's clock is off.
+            RefusedError, DataError: an audit of a model that this node does not hold, or without protected features.
             BudgetError: what is left of the lifetime budget does not cover the plan, or another run has begun on it.
         """
         plan = self.gate.approval(asked.plan).plan
@@ -146,6 +151,7 @@ class Node:
             raise RefusedError(
                 "the coordinator's clock and this machine's differ by more than five minutes", fix="set both by NTP"
             )
+        self.asked_about.check(plan)
         if plan.trust == "distributed":
             self.sums.check(plan.digest, asked.run)
         self.ledger.reserve(plan.digest, asked.run, budget_for(plan.epsilon, plan.delta), plan.expires)
@@ -162,6 +168,7 @@ class Node:
         place = self.identity.institution
         if _utc_today() > plan.expires:
             raise RefusedError("the plan has expired", place=place, fix="agree on a new one")
+        self.asked_about.check(plan)
         reserved = self.ledger.reservation(plan.digest)
         if reserved is not None and reserved.run != run:
             raise BudgetError(
@@ -223,13 +230,19 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(staged, path)
 
 
-def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None) -> Node:
+def open_node(
+    folder: Path,
+    people: CustomerTable,
+    bits: BitSource | None = None,
+    protected: Callable[[], CustomerTable] | None = None,
+) -> Node:
     """Open a node on its customer table.
 
     Args:
         folder: from `create_node`.
         people: the institution's customer table.
         bits: source of noise; the operating system's CSPRNG by default.
+        protected: reads the protected features, for audits alone; from the folder's own file by default.
 
     Raises:
         DataError: no node there, one that this version cannot read, or one whose ledger is gone.
@@ -244,7 +257,9 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         raise DataError("holds a node of another version", place=str(folder), fix="use the version it names") from error
     database = open_store(folder / _DATABASE, create=False)
     store, seeds = NodeStore(database), SeedStore(database)
-    asked_about = PlanPeople(people, seeds)
+    models = AuditModels(folder / _MODELS, contract)
+    protected = protected or partial(load_protected_table, folder / _CUSTOMERS, contract)
+    asked_about = PlanPeople(people, seeds, contract, protected, models)
     ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
     gate = PlanGate(store)
     sums = NodeSums(identity.institution, key, gate.approval, SqlOnceStore(database))
@@ -258,7 +273,7 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         build=build_query,
         bits=bits,
     )
-    return Node(identity, contract, people, asked_about, store, seeds, ledger, gate, sums, door)
+    return Node(identity, contract, people, asked_about, models, store, seeds, ledger, gate, sums, door)
 
 
 def identity_key(folder: Path) -> str:

@@ -10,9 +10,16 @@ from flwr.serverapp import Grid, ServerApp
 
 from cohortium.models.preflight import preflight
 from cohortium.privacy.secure_sum import OnceStore
-from cohortium.server.federation import Gathering, gather_federation
+from cohortium.server.federation import (
+    Federation,
+    Gathering,
+    OpenFederation,
+    SeparateFederation,
+    gather_federation,
+)
 from cohortium.server.journal import Journaled
 from cohortium.server.study_run import Asked, Released, run_study
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.model import EncoderModel, Model
@@ -59,7 +66,44 @@ def make_server_app(
     def main(grid: Grid, _context: Context) -> None:
         preflight(order.plan, order.contract, order.charter)
         gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout)
-        federation = Journaled(gather_federation(grid, gathering, store), store)
+        federation = _journaled(grid, gathering, store)
         deliver(run_study(order.plan, order.contract, order.run, federation, progress, order.base))
 
     return app
+
+
+def _journaled(grid: Grid, gathering: Gathering, store: OnceStore) -> Federation:
+    """The federation, with a journal; for an audit that wants everybody's own tables, one journal for everybody."""
+    gathered, plan = gather_federation(grid, gathering, store), gathering.plan
+    if not isinstance(gathered, OpenFederation) or not isinstance(plan, AuditPlan):
+        return Journaled(gathered, store)
+    members: dict[str, Federation] = {}
+    for node in gathered.nodes:
+        alone = OpenFederation(grid, [node], 1, gathering.timeout)
+        members[str(node)] = Journaled(alone, _NodeStore(store, node))
+    return SeparateFederation(members, plan.min_institutions)
+
+
+class _NodeStore:
+    """The part of a store that is about one node.
+
+    Args:
+        store: the whole.
+        node: number of the node.
+    """
+
+    def __init__(self, store: OnceStore, node: int) -> None:
+        self._store = store
+        self._prefix = f"node {node} "
+
+    def keep(self, run: str, number: int, item: str, value: bytes) -> bytes:
+        """See `OnceStore`."""
+        return self._store.keep(run, number, self._prefix + item, value)
+
+    def find(self, run: str, number: int, item: str) -> bytes | None:
+        """See `OnceStore`."""
+        return self._store.find(run, number, self._prefix + item)
+
+    def erase(self, run: str, before: int, items: tuple[str, ...]) -> None:
+        """See `OnceStore`."""
+        self._store.erase(run, before, tuple(self._prefix + item for item in items))

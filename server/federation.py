@@ -19,7 +19,14 @@ from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import PlanQuestion, Question, Release, SumMessage, question_request, reply_kind
 
-__all__ = ["Federation", "Gathering", "OpenFederation", "SecureFederation", "gather_federation"]
+__all__ = [
+    "Federation",
+    "Gathering",
+    "OpenFederation",
+    "SecureFederation",
+    "SeparateFederation",
+    "gather_federation",
+]
 
 _POLL_SECONDS = 0.2
 _RUN = -1
@@ -71,6 +78,33 @@ class OpenFederation:
         self.nodes = tuple(answered)
         _require_enough(len(answered), self._minimum, _answered(question))
         return total.view(np.int64), len(answered)
+
+
+class SeparateFederation:
+    """Institutions that add full noise each (`local`), asked one after the other: everyone's own answer is kept.
+
+    Args:
+        members: a federation of one for every institution, by the number of its node.
+        minimum: with fewer left, the run stops.
+    """
+
+    def __init__(self, members: Mapping[str, Federation], minimum: int) -> None:
+        self._members = dict(members)
+        self._minimum = minimum
+        self.parts: dict[str, NDArray[np.int64]] = {}
+        """What everybody answered to the last question."""
+        _require_enough(len(members), minimum, "accepted the plan")
+
+    def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
+        """See `Federation`. An institution that declines or does not answer leaves the run."""
+        answers = {name: _tolerate(partial(member.ask, question, width)) for name, member in self._members.items()}
+        self.parts = {name: answer[0] for name, answer in answers.items() if answer is not None}
+        self._members = {name: self._members[name] for name in self.parts}
+        _require_enough(len(self.parts), self._minimum, _answered(question))
+        total = np.zeros(width, dtype=np.uint64)
+        for part in self.parts.values():
+            total += part.view(np.uint64)
+        return total.view(np.int64), len(self.parts)
 
 
 class SecureFederation:
