@@ -26,7 +26,7 @@ from cohortium.governance.log.proof import (
     prove_inclusion,
 )
 from cohortium.governance.log.quorum import LogQuorum, log_verifier, member_of, quorum_for
-from cohortium.governance.log.store import AuditLog, LogEntry
+from cohortium.governance.log.store import AuditLog, LogEntry, LogReader, log_origin_of
 from cohortium.governance.log.verify import Finding, LogReport, verify_log
 from cohortium.governance.log.witness import (
     Known,
@@ -51,6 +51,7 @@ __all__ = [
     "Leaf",
     "LogEntry",
     "LogQuorum",
+    "LogReader",
     "LogReport",
     "Note",
     "ProofFailedError",
@@ -63,6 +64,7 @@ __all__ = [
     "known_logs",
     "load_proof",
     "log_origin",
+    "log_origin_of",
     "log_verifier",
     "member_of",
     "open_checkpoint",

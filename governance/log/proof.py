@@ -17,7 +17,7 @@ from cohortium.governance.log.checkpoint import Checkpoint, open_checkpoint, par
 from cohortium.governance.log.leaf import Leaf
 from cohortium.governance.log.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
 from cohortium.governance.log.note import Verifier, parse_note
-from cohortium.governance.log.store import AuditLog
+from cohortium.governance.log.store import LogReader
 from cohortium.study.document import Document, validated
 from cohortium.study.errors import DataError
 
@@ -123,14 +123,14 @@ class ConsistencyProof(Document):
 _FIX = "get the proof from the log again; if it still fails, the log was rewritten"
 
 
-def prove_inclusion(log: AuditLog, index: int, note: str) -> InclusionProof:
+def prove_inclusion(log: LogReader, index: int, note: str) -> InclusionProof:
     """A proof that entry `index` is under a checkpoint of the log; `DataError` where the checkpoint is smaller."""
     size = parse_checkpoint(parse_note(note).text).size
     entry, proof = log.entry(index), log.inclusion(index, size)
     return InclusionProof(index=index, entry=dict(entry.entry), salt=entry.salt, proof=_texts(proof), checkpoint=note)
 
 
-def prove_consistency(log: AuditLog, old: str | None, new: str) -> ConsistencyProof:
+def prove_consistency(log: LogReader, old: str | None, new: str) -> ConsistencyProof:
     """A proof that a checkpoint of the log continues an earlier one; None is the empty log. `DataError` otherwise."""
     before, after = (0 if note is None else parse_checkpoint(parse_note(note).text).size for note in (old, new))
     return ConsistencyProof(old=old, new=new, proof=_texts(log.consistency(before, after)))

@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from rfc8785 import CanonicalizationError
 
 from cohortium.governance.log import (
     AuditLog,
@@ -316,6 +317,27 @@ def mutations(draw: st.DrawFn, seed: bytes) -> bytes:
 def test_a_leaf_is_read_as_its_own_bytes_or_refused(data: bytes) -> None:
     with contextlib.suppress(DataError):
         assert parse_leaf(data).to_bytes() == data
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(max_size=4)
+ENTRIES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+
+
+@given(st.dictionaries(st.text(max_size=3), ENTRIES, max_size=4), st.booleans())
+def test_what_the_standard_library_writes_is_taken_only_where_it_is_canonical(entry: Any, ascii_only: bool) -> None:
+    """Bytes that are nearly RFC 8785: sorted and dense, but with Python's floats, integers, order and escapes."""
+    value = {"entry": entry, "salt": "ab" * 32}
+    data = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=ascii_only).encode(errors="replace")
+    try:
+        canonical = canonical_bytes(json.loads(data)) == data
+    except (CanonicalizationError, UnicodeError):
+        canonical = False
+    try:
+        parse_leaf(data)
+        taken = True
+    except DataError:
+        taken = False
+    assert taken == canonical
 
 
 @pytest.mark.parametrize(
