@@ -2,7 +2,7 @@
 
 *Appends*: entries like those of a question, a batch of `--batch` at a time, each batch durable when it returns. Target:
 5,000 a second. *Verification*: every entry hashed again, checked to be canonical, and held against 20 checkpoints and
-one that somebody else kept. Target: 60 seconds of processor time for a million entries; beside it the wall time, which a
+one that somebody else kept. Target: 60 seconds of processor time for a million entries; beside it wall time, which a
 busy machine makes longer. Without a target: one entry at a time, an inclusion and a consistency proof, and a
 checkpoint, at that size.
 
