@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +73,7 @@ _PasswordFile = Annotated[
     Path | None,
     typer.Option(help=f"File whose first line is the key's password; else {PASSWORD}, else a prompt."),
 ]
-_Expires = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="Last day (UTC), at most 366 days ahead.")]
+_Expires = Annotated[str, typer.Option(help="Last day (UTC), as 2026-12-31 or as a number of days, 90d; at most 366d.")]
 _Conditions = Annotated[list[str] | None, typer.Option("--condition", help="On which it stands; repeat it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -252,7 +252,7 @@ def approve(
     Example:
       cohortium review approve state/north spring-1 --charter charter.toml --key priya.pem --expires 2026-12-31
     """
-    terms = Terms(conditions=tuple(condition or ()), expires=expires.date())
+    terms = Terms(conditions=tuple(condition or ()), expires=_last_day(expires))
     _sign(node, name, charter, key, password_file, "approve", terms, as_json)
 
 
@@ -315,7 +315,7 @@ def waive(
       cohortium review waive state/north spring-1 --charter charter.toml --key priya.pem \\
         --reason "group too small to judge" --task "audit again in May" --expires 2026-06-30
     """
-    terms = Terms(conditions=tuple(condition or ()), reason=reason, task=task, expires=expires.date())
+    terms = Terms(conditions=tuple(condition or ()), reason=reason, task=task, expires=_last_day(expires))
     _sign(node, name, charter, key, password_file, "waive", terms, as_json)
 
 
@@ -478,6 +478,17 @@ def _link(text: str) -> tuple[str, str]:
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _last_day(text: str) -> date:
+    try:
+        if text.endswith("d"):
+            return _now().date() + timedelta(days=int(text.removesuffix("d")))
+        return date.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise PlanError(
+            f"'{text}' is no day", place="--expires", fix="write it as 2026-12-31, or as a number of days, 90d"
+        ) from error
 
 
 def _row(case: Case, found: Standing, now: datetime) -> dict[str, Any]:

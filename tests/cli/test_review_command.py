@@ -157,7 +157,7 @@ def test_two_people_approve(desk: Desk) -> None:
         0,
     )
     assert "to be signed for risk or compliance, by rolf" in desk("show", "spring-1", "--charter", desk.charter).out
-    second = desk.sign("approve", "rolf", expires=LATER)
+    second = desk.sign("approve", "rolf", expires="200d")
     assert second.out.startswith("signed as rolf (risk); the case is approved\n")
     page = desk("show", "spring-1", "--charter", desk.charter).out
     for words in ("no phone calls", "impact-ratio", "0.85", "nothing was approved before", f"approve to {LATER}"):
@@ -272,5 +272,8 @@ def test_mistakes_name_the_place(desk: Desk, tmp_path: Path) -> None:
     assert "holds no node" in run("list", tmp_path, "--charter", desk.charter).error
     desk.open()
     assert "there is no case 'autumn'" in desk("show", "autumn", "--charter", desk.charter).error
-    assert "expires must be" in desk.sign("approve", "priya", expires="2020-01-01").error
+    for day in ("2020-01-01", "367d", "-1d"):
+        assert "expires must be" in desk.sign("approve", "priya", expires=day).error
+    for day in ("tomorrow", "d", "99999999999d"):
+        assert "is no day" in desk.sign("approve", "priya", expires=day).error
     assert desk.open("other", version=2, link="nothing").error.startswith("--link")
