@@ -201,6 +201,15 @@ def test_the_first_bad_entry_is_bounded_by_the_checkpoints_that_agree(scene: Sce
     assert (bad.first, bad.last) == (10, SIZE - 1)
 
 
+def test_a_checkpoint_that_the_owner_signed_anew_vouches_for_nothing(scene: Scene) -> None:
+    scene.drop_triggers()
+    scene.edit(f"UPDATE log_entries SET leaf = {edited({'event': 'forged'})} WHERE position = 3")
+    scene.recompute()
+    bad = scene.verify(scene.noted).first_bad
+    assert bad is not None
+    assert (bad.first, bad.last) == (0, SIZE - 1)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
