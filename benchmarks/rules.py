@@ -76,7 +76,7 @@ def differential(packs: Sequence[Pack], sheets: int, seed: int) -> dict[str, int
     for start in range(0, sheets, BATCH):
         drawn = [(random_sheet(rng, ranges), rng.choice(stages)) for _ in range(min(BATCH, sheets - start))]
         answers = cedarpy.is_authorized_batch(
-            [export.request(facts.values, stage) for facts, stage in drawn], export.policies, [], schema=schema
+            [export.request(facts.facts, stage) for facts, stage in drawn], export.policies, [], schema=schema
         )
         for (facts, stage), answer in zip(drawn, answers, strict=True):
             ours = evaluate(packs, facts, stage, DAY)

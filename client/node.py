@@ -9,6 +9,7 @@ A node's state folder:
     consent.sqlite   what its customers agreed to, where it keeps consent here
     governance.toml  which rules are in force, and the facts that only people know
     customers/       the customer table, as `client.onboarding` wrote it
+    models/          released models that may be audited here, by digest
     contract.json    the contract that table was made by
 """
 
@@ -19,6 +20,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +29,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pydantic import BaseModel, ConfigDict, Field
 
 from cohortium.client.governing import NodeGovernance, open_consent
-from cohortium.client.people import PlanPeople
+from cohortium.client.onboarding.store import load_protected_table
+from cohortium.client.people import AuditModels, PlanPeople
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.sums import NodeSums
@@ -67,7 +70,7 @@ MAX_LIFETIME_EPSILON = 50.0
 MAX_CLOCK_SKEW = 300
 """Seconds by which the coordinator's clock may differ: a plan's expiry must mean the same day to everybody."""
 
-_DATABASE, _KEY = "node.sqlite", "identity.pem"
+_DATABASE, _KEY, _CUSTOMERS, _MODELS = "node.sqlite", "identity.pem", "customers", "models"
 
 
 class NodeIdentity(BaseModel):
@@ -133,6 +136,7 @@ class Node:
     contract: Contract
     people: CustomerTable
     asked_about: PlanPeople
+    models: AuditModels
     store: NodeStore
     seeds: SeedStore
     ledger: Ledger
@@ -151,6 +155,7 @@ class Node:
         Raises:
             RefusedError: the plan is not approved here or has expired, the coordinator's clock is off, others have not
                 witnessed the audit log, or a rule in force here does not admit the run.
+            RefusedError, DataError: an audit of a model that this node does not hold, or without protected features.
             BudgetError: what is left of the lifetime budget does not cover the plan, or another run has begun on it.
         """
         plan = self.gate.approval(asked.plan).plan
@@ -158,6 +163,7 @@ class Node:
             raise RefusedError(
                 "the coordinator's clock and this machine's differ by more than five minutes", fix="set both by NTP"
             )
+        self.asked_about.check(plan)
         if plan.trust == "distributed":
             self.sums.check(plan.digest, asked.run)
         self.log.require_witnessed(plan.digest)
@@ -176,6 +182,7 @@ class Node:
         place = self.identity.institution
         if _utc_today() > plan.expires:
             raise RefusedError("the plan has expired", place=place, fix="agree on a new one")
+        self.asked_about.check(plan)
         reserved = self.ledger.reservation(plan.digest)
         if reserved is not None and reserved.run != run:
             raise BudgetError(
@@ -240,13 +247,19 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(staged, path)
 
 
-def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None) -> Node:
+def open_node(
+    folder: Path,
+    people: CustomerTable,
+    bits: BitSource | None = None,
+    protected: Callable[[], CustomerTable] | None = None,
+) -> Node:
     """Open a node on its customer table.
 
     Args:
         folder: from `create_node`.
         people: the institution's customer table.
         bits: source of noise; the operating system's CSPRNG by default.
+        protected: reads the protected features, for audits alone; from the folder's own file by default.
 
     Raises:
         DataError: no node there, one that this version cannot read, or one whose ledger is gone.
@@ -261,7 +274,9 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         raise DataError("holds a node of another version", place=str(folder), fix="use the version it names") from error
     database = open_store(folder / _DATABASE, create=False)
     store, seeds = NodeStore(database), SeedStore(database)
-    asked_about = PlanPeople(people, seeds)
+    models = AuditModels(folder / _MODELS, contract)
+    protected = protected or partial(load_protected_table, folder / _CUSTOMERS, contract)
+    asked_about = PlanPeople(people, seeds, contract, protected, models)
     ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
     log = NodeLog(folder, identity.institution, key, store, lambda plan: gate.approval(plan))
     governance = NodeGovernance(
@@ -288,7 +303,9 @@ def open_node(folder: Path, people: CustomerTable, bits: BitSource | None = None
         build=build_query,
         bits=bits,
     )
-    return Node(identity, contract, people, asked_about, store, seeds, ledger, gate, sums, log, governance, door)
+    return Node(
+        identity, contract, people, asked_about, models, store, seeds, ledger, gate, sums, log, governance, door
+    )
 
 
 def identity_key(folder: Path) -> str:

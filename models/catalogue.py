@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from cohortium.models.audience_profile import AudienceProfileQuery
+from cohortium.models.audit_queries import GroupCountsQuery, GroupSumsQuery
 from cohortium.models.contest import ContestQuery
 from cohortium.models.encoder import EncoderGradientQuery
 from cohortium.models.marginals import MarginalsQuery
@@ -34,6 +35,8 @@ QUERY_KINDS: Mapping[str, Callable[[QuerySpec], SumQuery]] = MappingProxyType(
         RowMomentsQuery.kind: RowMomentsQuery.from_spec,
         FrameSumQuery.kind: FrameSumQuery.from_spec,
         AudienceProfileQuery.kind: AudienceProfileQuery.from_spec,
+        GroupCountsQuery.kind: GroupCountsQuery.from_spec,
+        GroupSumsQuery.kind: GroupSumsQuery.from_spec,
     }
 )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from cohortium.models.auditing import audit_phases, audit_widest
 from cohortium.models.catalogue import build_query
 from cohortium.models.encoding import encoder_phases, encoder_widest
 from cohortium.models.lookalike import lookalike_phases, lookalike_widest
@@ -15,6 +16,7 @@ from cohortium.privacy.accounting import Spend, budget_for, price
 from cohortium.privacy.gate import Terms
 from cohortium.privacy.release import noise_scale
 from cohortium.privacy.sharing import ALONE, noise_share
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.contract import Contract
 from cohortium.study.errors import Defect, PlanError, RefusedError
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
@@ -25,7 +27,7 @@ from cohortium.study.segment_plan import SegmentPlan
 __all__ = ["check_feasible", "phases", "question_terms", "widest_questions"]
 
 _SIZES: Mapping[str, str] = MappingProxyType(
-    {"segments": "segments.features", "encoder": "encoder", "lookalike": "lookalike"}
+    {"segments": "segments.features", "encoder": "encoder", "lookalike": "lookalike", "audit": "audit"}
 )
 
 
@@ -38,6 +40,8 @@ def phases(plan: Plan) -> tuple[Phase, ...]:
             return encoder_phases(plan)
         case LookalikePlan():
             return lookalike_phases(plan)
+        case AuditPlan():
+            return audit_phases(plan)
     raise Defect(f"a plan of the kind {type(plan).__name__}")
 
 
@@ -50,6 +54,8 @@ def widest_questions(plan: Plan, contract: Contract) -> list[Ask]:
             return encoder_widest(plan, contract)
         case LookalikePlan():
             return lookalike_widest(plan, contract)
+        case AuditPlan():
+            return audit_widest(plan, contract)
     raise Defect(f"a plan of the kind {type(plan).__name__}")
 
 

@@ -11,9 +11,16 @@ from flwr.serverapp import Grid, ServerApp
 from cohortium.governance.log import AuditLog
 from cohortium.models.preflight import preflight
 from cohortium.privacy.secure_sum import OnceStore
-from cohortium.server.federation import Gathering, gather_federation
+from cohortium.server.federation import (
+    Gathering,
+    OpenFederation,
+    SeparateFederation,
+    WitnessedFederation,
+    gather_federation,
+)
 from cohortium.server.journal import Journaled
 from cohortium.server.study_run import Asked, Released, run_study
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.model import EncoderModel, Model
@@ -65,9 +72,43 @@ def make_server_app(
     def main(grid: Grid, _context: Context) -> None:
         preflight(order.plan, order.contract, order.charter)
         gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout)
-        federation = Journaled(gather_federation(grid, gathering, store, log), store)
+        federation = _journaled(grid, gathering, store, log)
         released = run_study(order.plan, order.contract, order.run, federation, progress, order.base)
         federation.close(released.digest)
         deliver(released)
 
     return app
+
+
+def _journaled(grid: Grid, gathering: Gathering, store: OnceStore, log: AuditLog) -> WitnessedFederation:
+    """The federation, with a journal; for an audit that wants everybody's own tables, one journal for everybody."""
+    gathered, plan = gather_federation(grid, gathering, store, log), gathering.plan
+    if not isinstance(gathered, OpenFederation) or not isinstance(plan, AuditPlan):
+        return Journaled(gathered, store)
+    members = {name: Journaled(gathered.alone(name), _MemberStore(store, name)) for name in gathered.nodes}
+    return SeparateFederation(members, plan.min_institutions)
+
+
+class _MemberStore:
+    """The part of a store that is about one institution.
+
+    Args:
+        store: the whole.
+        name: the institution's.
+    """
+
+    def __init__(self, store: OnceStore, name: str) -> None:
+        self._store = store
+        self._prefix = f"of {name}: "
+
+    def keep(self, run: str, number: int, item: str, value: bytes) -> bytes:
+        """See `OnceStore`."""
+        return self._store.keep(run, number, self._prefix + item, value)
+
+    def find(self, run: str, number: int, item: str) -> bytes | None:
+        """See `OnceStore`."""
+        return self._store.find(run, number, self._prefix + item)
+
+    def erase(self, run: str, before: int, items: tuple[str, ...]) -> None:
+        """See `OnceStore`."""
+        self._store.erase(run, before, tuple(self._prefix + item for item in items))

@@ -40,6 +40,7 @@ __all__ = [
     "Gathering",
     "OpenFederation",
     "SecureFederation",
+    "SeparateFederation",
     "WitnessedFederation",
     "gather_federation",
 ]
@@ -115,9 +116,44 @@ class OpenFederation:
         self._witnesses.exchange()
         return total.view(np.int64), len(answered)
 
+    def alone(self, name: str) -> OpenFederation:
+        """The federation of one of them, by the same witnesses."""
+        return OpenFederation(self._grid, {name: self.nodes[name]}, self._witnesses, 1, self._timeout)
+
     def close(self, released: str) -> None:
         """See `WitnessedFederation`."""
         self._witnesses.close(released)
+
+
+class SeparateFederation:
+    """Institutions that add full noise each (`local`), asked one after the other: everyone's own answer is kept.
+
+    Args:
+        members: a federation of one for every institution, by its name in the charter; all of one run.
+        minimum: with fewer left, the run stops.
+    """
+
+    def __init__(self, members: Mapping[str, WitnessedFederation], minimum: int) -> None:
+        self._members = dict(members)
+        self._minimum = minimum
+        self.parts: dict[str, NDArray[np.int64]] = {}
+        """What everybody answered to the last question."""
+        _require_enough(len(members), minimum, "accepted the plan")
+
+    def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
+        """See `Federation`. An institution that declines or does not answer leaves the run."""
+        answers = {name: _tolerate(partial(member.ask, question, width)) for name, member in self._members.items()}
+        self.parts = {name: answer[0] for name, answer in answers.items() if answer is not None}
+        self._members = {name: self._members[name] for name in self.parts}
+        _require_enough(len(self.parts), self._minimum, _answered(question))
+        total = np.zeros(width, dtype=np.uint64)
+        for part in self.parts.values():
+            total += part.view(np.uint64)
+        return total.view(np.int64), len(self.parts)
+
+    def close(self, released: str) -> None:
+        """See `WitnessedFederation`. Members share their witnesses: one closes for all."""
+        next(iter(self._members.values())).close(released)
 
 
 class SecureFederation:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cohortium.models.auditing import GroupAnswers, audit_programme, released_tables
 from cohortium.models.encoding import encoder_programme
 from cohortium.models.lookalike import lookalike_programme
 from cohortium.models.programme import Ask, NoisySum, Programme
@@ -18,7 +22,9 @@ from cohortium.privacy.accounting import Spend, price
 from cohortium.privacy.query import SCALE, SumQuery
 from cohortium.privacy.release import noise_scale
 from cohortium.privacy.secure_sum import SumFailed
-from cohortium.server.federation import Federation
+from cohortium.server.federation import Federation, SeparateFederation
+from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.audit_tables import AuditTables
 from cohortium.study.bundle import Bundle, ReleaseRecord
 from cohortium.study.contract import Contract
 from cohortium.study.errors import Defect, RefusedError
@@ -28,10 +34,7 @@ from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
 from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["Asked", "Released", "run_study"]
-
-Released = Bundle | Model[EncoderModel] | Model[LookalikeModel]
-"""What a run makes known: segments, an encoder, or a campaign's ranker."""
+__all__ = ["Asked", "AuditAnswer", "Released", "run_study"]
 
 _Result = TypeVar("_Result")
 
@@ -51,6 +54,26 @@ class Asked:
     attempt: int
     institutions: int
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditAnswer:
+    """What an audit's run gives.
+
+    Args:
+        document: what is made known: nothing in it is below the minimum cell.
+        pooled: the noisy tables that verdicts are made from, by attribute and pair, nothing suppressed: a group of
+            which nobody was chosen is a finding.
+        own: the same of every institution that answered to the end, by the number of its node; with `local` alone.
+    """
+
+    document: AuditTables
+    pooled: tuple[GroupAnswers, ...]
+    own: Mapping[str, tuple[GroupAnswers, ...]]
+
+
+Released = Bundle | Model[EncoderModel] | Model[LookalikeModel] | AuditAnswer
+"""What a run gives: segments, an encoder, a campaign's ranker, or tables of groups."""
 
 
 def run_study(
@@ -87,6 +110,8 @@ def run_study(
         case LookalikePlan():
             found = driver.drive(lookalike_programme(plan, checked_base(plan, base)))
             return lookalike_model(found, plan, run, driver.institutions, tuple(driver.releases))
+        case AuditPlan():
+            return _audit(plan, contract, run, driver)
     raise Defect(f"a plan of the kind {type(plan).__name__}")
 
 
@@ -101,6 +126,8 @@ class _Driver:
         self._steps: Counter[str] = Counter()
         self.releases: list[ReleaseRecord] = []
         self.institutions = 0
+        self.parts: list[Mapping[str, NoisySum]] = []
+        """Of every question, everybody's own answer, where the federation keeps them."""
 
     def drive(self, programme: Programme[_Result]) -> _Result:
         """Have a programme's questions answered until it returns."""
@@ -146,8 +173,9 @@ class _Driver:
         self.releases.pop()
         self._record(question, ask, noise, self.institutions)
         self._progress(Asked(header.phase, header.step, attempt, self.institutions))
-        std = max(noise.own_sigma * sqrt(self.institutions), 1.0)
-        return NoisySum(total / SCALE, std / SCALE, self.institutions)
+        if isinstance(self._federation, SeparateFederation):
+            self.parts.append({name: noise.answer(part, 1) for name, part in self._federation.parts.items()})
+        return noise.answer(total, self.institutions)
 
     def _record(self, question: Question, ask: Ask, noise: _Noise, institutions: int) -> None:
         """An attempt that came to nothing stays on record: whoever answered it has paid."""
@@ -184,6 +212,11 @@ class _Noise:
         own = terms.share.sigma_of(sigma)
         return cls(sigma, own, price(query.bound_squared, sigma, query.width, terms.share))
 
+    def answer(self, total: NDArray[np.int64], institutions: int) -> NoisySum:
+        """A sum of so many institutions in units of 1.0."""
+        std = max(self.own_sigma * sqrt(institutions), 1.0)
+        return NoisySum(total / SCALE, std / SCALE, institutions)
+
 
 def _bundle(result: StudyResult, plan: SegmentPlan, run: str, driver: _Driver) -> Bundle:
     return Bundle(
@@ -198,3 +231,31 @@ def _bundle(result: StudyResult, plan: SegmentPlan, run: str, driver: _Driver) -
         rfm=result.rfm,
         releases=tuple(driver.releases),
     )
+
+
+def _audit(plan: AuditPlan, contract: Contract, run: str, driver: _Driver) -> AuditAnswer:
+    """The pooled tables, and everybody's own from their parts of the same answers."""
+    pooled = driver.drive(audit_programme(plan, contract))
+    whole = [name for name in (driver.parts[-1] if driver.parts else ()) if all(name in part for part in driver.parts)]
+    own = {name: _reread(plan, contract, name, [part[name] for part in driver.parts]) for name in whole}
+    document = AuditTables(
+        plan=plan,
+        run=run,
+        institutions=driver.institutions,
+        tables=tuple(table for answers in (pooled, *own.values()) for table in released_tables(answers, plan.min_cell)),
+        releases=tuple(driver.releases),
+    )
+    return AuditAnswer(document, pooled, own)
+
+
+def _reread(plan: AuditPlan, contract: Contract, name: str, answers: list[NoisySum]) -> tuple[GroupAnswers, ...]:
+    """One institution's tables: the questions are the same, and no answer decides about the next one."""
+    programme = audit_programme(plan, contract, name)
+    next(programme)
+    try:
+        for answer in answers:
+            programme.send(answer)
+    except StopIteration as done:
+        result: tuple[GroupAnswers, ...] = done.value
+        return result
+    raise Defect("an audit that asks more than it asked")

@@ -31,6 +31,7 @@ from cohortium.governance.log import (
     quorum_for,
     verify_inclusion,
 )
+from cohortium.study.canonical import digest_json
 from cohortium.study.charter import Charter
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.question import LogMessage, Question
@@ -201,7 +202,8 @@ class Witnesses:
             "question": question.digest,
             "contributions": {one.institution: {"leaf": one.leaf, "decision": one.decision} for one in contributions},
         }
-        self._own.append([entry], keys=[f"question {question.digest}"])
+        names = digest_json(sorted(one.institution for one in contributions))
+        self._own.append([entry], keys=[f"question {question.digest} of {names}"])
 
     def close(self, released: str) -> None:
         """The last exchange: the last entries are cosigned, and every institution is told."""

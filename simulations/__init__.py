@@ -5,7 +5,8 @@ Must never happen here: a second implementation of anything that a deployed fede
 """
 
 from cohortium.simulations.estimator import FederatedKMeans
+from cohortium.simulations.fairness import FairnessAudit, fairness_audit
 from cohortium.simulations.local_federation import PrivacySpent
 from cohortium.simulations.lookalike import FederatedLookalike
 
-__all__ = ["FederatedKMeans", "FederatedLookalike", "PrivacySpent"]
+__all__ = ["FairnessAudit", "FederatedKMeans", "FederatedLookalike", "PrivacySpent", "fairness_audit"]

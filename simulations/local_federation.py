@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -66,6 +66,7 @@ class LocalFederation:
         folder: private and temporary; everything is in it.
         contract: of the tables.
         tables: one per institution.
+        protected: for audits, the protected features of each, people in the same order.
         epsilon, delta: lifetime budget of every institution, and the charter's largest epsilon.
         stack: closes the nodes.
     """
@@ -75,6 +76,8 @@ class LocalFederation:
         folder: Path,
         contract: Contract,
         tables: Sequence[CustomerTable],
+        protected: Sequence[CustomerTable] = (),
+        /,
         *,
         epsilon: float,
         delta: float,
@@ -87,7 +90,7 @@ class LocalFederation:
             name = f"institution {index}"
             identity = NodeIdentity(institution=name, lifetime_epsilon=epsilon, lifetime_delta=delta, simulation=True)
             create_node(folder / str(index), identity, contract)
-            self.nodes.append(open_node(folder / str(index), table))
+            self.nodes.append(open_node(folder / str(index), table, protected=_giving(protected, index)))
             stack.callback(self.nodes[-1].close)
             members.append({"name": name, "region": SIMULATION, "identity": identity_key(folder / str(index))})
         key = Ed25519PrivateKey.from_private_bytes(fresh_key())
@@ -131,6 +134,10 @@ class LocalFederation:
         """What everything that ran cost."""
         spends = [node.ledger.spent_by_trust() for node in self.nodes]
         return _privacy_spent(spends, len(self.nodes), trust, delta, releases)
+
+
+def _giving(tables: Sequence[CustomerTable], index: int) -> Callable[[], CustomerTable] | None:
+    return (lambda: tables[index]) if tables else None
 
 
 def public_bounds(

@@ -42,7 +42,7 @@ LawfulBasis = Literal[
 Trust = Literal["distributed", "local", "unsafe-none"]
 """Whose noise protects an institution's customers."""
 
-StudyKind = Literal["segments", "encoder", "lookalike"]
+StudyKind = Literal["segments", "encoder", "lookalike", "audit"]
 """What a plan is for; `study.plans` has a kind of plan for each."""
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$"

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.bundle import load_bundle
 from cohortium.study.contract import Contract, load_contract
 from cohortium.study.document import read_toml, validated
 from cohortium.study.errors import PlanError
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
-from cohortium.study.model import EncoderModel, load_model
+from cohortium.study.model import EncoderModel, LookalikeModel, load_model
 from cohortium.study.plan import PLAN_FORMS, Plan
 from cohortium.study.segment_plan import SegmentPlan
 from cohortium.study.validation import suggestion
@@ -19,7 +21,7 @@ from cohortium.study.validation import suggestion
 __all__ = ["PLAN_KINDS", "load_plan", "named_model", "parse_plan"]
 
 PLAN_KINDS: Mapping[str, type[Plan]] = MappingProxyType(
-    {"segments": SegmentPlan, "encoder": EncoderPlan, "lookalike": LookalikePlan}
+    {"segments": SegmentPlan, "encoder": EncoderPlan, "lookalike": LookalikePlan, "audit": AuditPlan}
 )
 """Every kind of plan by its `study`."""
 
@@ -30,7 +32,8 @@ def load_plan(path: Path) -> tuple[Plan, Contract]:
     Raises:
         PlanError: the file cannot be read, is no TOML, or does not hold together. One line with field and fix.
         ContractError: the same, for the contract.
-        DataError: the same, for the encoder's model that a campaign's plan names.
+        DataError: the same, for the encoder's model that a campaign's plan names, or the bundle or model that an
+            audit's plan names.
     """
     document = read_toml(path, PlanError)
     named = document.get("contract")
@@ -41,6 +44,7 @@ def load_plan(path: Path) -> tuple[Plan, Contract]:
     model = named_model(path)
     if model is not None:
         document["model"] = load_model(model, EncoderModel, signer=None).digest
+    _name_audited(document, path)
     plan = parse_plan(document, place=str(path))
     plan.check_contract(contract, place=str(path))
     return plan, contract
@@ -50,6 +54,18 @@ def named_model(path: Path) -> Path | None:
     """The encoder's model that a campaign's plan file names by its file, relative to the plan's folder, if it does."""
     named = read_toml(path, PlanError).get("model")
     return path.parent / named if isinstance(named, str) and not named.startswith("sha256:") else None
+
+
+def _name_audited(document: dict[str, Any], path: Path) -> None:
+    """An audit's plan file names a bundle or a campaign's model by its file; the digest takes its place."""
+    audit = document.get("audit")
+    named = audit.get("model") if isinstance(audit, dict) else None
+    if not isinstance(audit, dict) or not isinstance(named, str) or named.startswith("sha256:"):
+        return
+    file = path.parent / named
+    bundled = audit.get("of") == "segments"
+    digest = load_bundle(file).digest if bundled else load_model(file, LookalikeModel, signer=None).digest
+    document["audit"] = {**audit, "model": digest}
 
 
 def parse_plan(document: Mapping[str, Any], place: str = "plan") -> Plan:

@@ -4,6 +4,7 @@ Durable truth is an append-only store; what a question is answered from is a set
 Must never happen here: anybody's id in a file, an error or a log; a root leaving without a fresh salt.
 """
 
+from cohortium.governance.consent.imports import ImportCounts, ImportMapping, import_signals, load_mapping
 from cohortium.governance.consent.purposes import PURPOSES, covers, extension_terms, purpose_term
 from cohortium.governance.consent.records import RecordTemplate, load_template
 from cohortium.governance.consent.signals import (
@@ -28,6 +29,8 @@ __all__ = [
     "Entry",
     "ErasureSignal",
     "FlagSignal",
+    "ImportCounts",
+    "ImportMapping",
     "Obligation",
     "OpenBanking",
     "RecordTemplate",
@@ -37,6 +40,8 @@ __all__ = [
     "commitment",
     "covers",
     "extension_terms",
+    "import_signals",
+    "load_mapping",
     "load_template",
     "purpose_term",
 ]

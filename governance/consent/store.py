@@ -48,7 +48,7 @@ from cohortium.governance.consent.signals import (
     unpack,
 )
 from cohortium.governance.consent.snapshot import Cohort, Roll, Snapshot
-from cohortium.privacy.randomness import fresh_key
+from cohortium.privacy.randomness import OsBitSource, fresh_key
 from cohortium.study.canonical import canonical_bytes, digest_bytes
 from cohortium.study.errors import DataError, Defect, RefusedError
 
@@ -188,16 +188,9 @@ class _Person:
     carried: tuple[FlagSignal, ...] = ()
     added: list[_Event] = field(default_factory=list)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> tuple[Any, ...]:
         """Its row of standings."""
-        return {
-            "person": self.number,
-            "lookup": self.lookup,
-            "principal": self.principal,
-            "last": self.last,
-            "latest": self.latest,
-            "state": self.state,
-        }
+        return (self.number, self.lookup, self.principal, self.last, self.latest, self.state)
 
 
 class ConsentStore:
@@ -261,18 +254,22 @@ class ConsentStore:
         return self._receipt(done.sequence)
 
     def record_many(
-        self, entries: Sequence[Entry], source: str | None = None, progress: bytes = b""
+        self,
+        entries: Sequence[Entry],
+        source: str | None = None,
+        progress: Callable[[list[Recorded | Rejected]], bytes] | None = None,
     ) -> list[Recorded | Rejected]:
-        """Add many entries in one transaction, in their order for each person; what became of each.
+        """Add many entries in one transaction, in the order of times for each person; what became of each.
 
         Events of different people are stored in the order of tags, so that the order of a file does not tell who is
-        who. With `source`, its `progress` is committed with them.
+        who. With `source`, the `progress` that is made of the outcome is committed with them.
         """
         with self._transaction() as connection:
             done = self._add(connection, entries)
-            if source is not None:
+            if source is not None and progress is not None:
+                row = {"digest": source, "progress": progress(done)}
                 connection.execute(sa.delete(tables.imports).where(tables.imports.c.digest == source))
-                connection.execute(sa.insert(tables.imports).values(digest=source, progress=progress))
+                connection.execute(sa.insert(tables.imports).values(**row))
         return done
 
     def progress(self, source: str) -> bytes | None:
@@ -598,7 +595,7 @@ class ConsentStore:
         fit = [place for place, entry in enumerate(entries) if _is_id(entry.person)]
         people = self._people(connection, [entries[place].person for place in fit])
         told = dict(zip(fit, people, strict=True))
-        batch = _Batch(tables.top(connection, tables.events.c.sequence), now)
+        batch = _Batch(tables.top(connection, tables.events.c.sequence), now, _record_ids(len(fit)))
         restrictive = {id(entry.signal): entry.signal.is_restrictive for entry in entries}
         fit.sort(key=lambda at: (told[at].principal, entries[at].event_time, restrictive[id(entries[at].signal)], at))
         for place in fit:
@@ -621,9 +618,9 @@ class ConsentStore:
         for flag in person.carried:
             carried = self._checked(connection, flag)
             if isinstance(carried, _Said):
-                batch.append(person, carried, entry.event_time, None, _uuid4())
+                batch.append(person, carried, entry.event_time, None, *_record_ids(1))
         person.carried = ()
-        record = entry.record.bytes if entry.record is not None else _uuid4()
+        record = entry.record.bytes if entry.record is not None else batch.records.pop()
         return batch.append(person, checked, entry.event_time, personal, record)
 
     def _write(self, connection: sa.Connection, batch: _Batch) -> None:
@@ -633,14 +630,10 @@ class ConsentStore:
             connection.exec_driver_sql(f"PRAGMA cache_size={-_CACHE_KIB}")
         new = [person for person in batch.touched.values() if person.is_new]
         old = [person for person in batch.touched.values() if not person.is_new]
-        for table, rows in (
-            (tables.events, [row._asdict() for row in batch.events]),
-            (tables.obligations, batch.obligations),
-            (tables.keys, [{"person": each.number, "key": each.key} for each in new]),
-            (tables.standings, [each.row() for each in new]),
-        ):
-            if rows:
-                connection.execute(sa.insert(table), rows)
+        tables.insert_all(connection, tables.events, list(batch.events))
+        tables.insert_all(connection, tables.obligations, batch.obligations)
+        tables.insert_all(connection, tables.keys, [(each.number, each.key) for each in new])
+        tables.insert_all(connection, tables.standings, [each.row() for each in new])
         if old:
             here = sa.update(tables.standings).where(tables.standings.c.person == sa.bindparam("of"))
             values: dict[str, Any] = {name: sa.bindparam(name) for name in ("last", "latest", "state")}
@@ -709,14 +702,15 @@ class ConsentStore:
     def _people(self, connection: sa.Connection, ids: Sequence[str]) -> list[_Person]:
         """The person behind each id; new ones are not stored yet."""
         tags = keyed_tags(self._lookup_key, ids)
-        lookups = [tags[at : at + 16] for at in range(0, len(tags), 16)]
+        lookups = _cut(tags, 16)
         people = self._known(connection, list(dict.fromkeys(lookups)))
+        keys = _cut(OsBitSource().words(4 * len(lookups)).tobytes(), 32)
         number = max(tables.top(connection, tables.standings.c.person), tables.top(connection, tables.keys.c.person))
         new: dict[bytes, str] = {}
         for lookup, person in zip(lookups, ids, strict=True):
             if lookup not in people:
                 number += 1
-                key = fresh_key()
+                key = keys.pop()
                 people[lookup] = _Person(number, lookup, keyed_tags(key, [person]), key=key, is_new=True)
                 new[lookup] = person
         self._carry_over(connection, people, new)
@@ -855,8 +849,9 @@ class _Batch:
 
     sequence: int
     now: int
+    records: list[bytes]
     events: list[_Event] = field(default_factory=list)
-    obligations: list[dict[str, Any]] = field(default_factory=list)
+    obligations: list[tuple[Any, ...]] = field(default_factory=list)
     touched: dict[int, _Person] = field(default_factory=dict)
     checked: dict[int, _Said | Rejected] = field(default_factory=dict)
     _states: dict[tuple[int, bytes, int], bytes] = field(default_factory=dict)
@@ -911,10 +906,10 @@ def _suppression_columns(connection: sa.Connection) -> tuple[NDArray[np.uint64],
     return words(b"".join([bytes(row.tag) for row in rows])), np.array([row.flags for row in rows], dtype=np.uint32)
 
 
-def _owed(sequence: int, duty: str, now: int) -> dict[str, Any]:
+def _owed(sequence: int, duty: str, now: int) -> tuple[Any, ...]:
     by_law = None if duty == ROUNDS else _month_later(now)
     house = now + int(_HOUSE[duty].total_seconds())
-    return {"sequence": sequence, "duty": duty, "opened_at": now, "house_by": house, "law_by": by_law}
+    return (sequence, duty, now, house, by_law)
 
 
 def _month_later(now: int) -> int:
@@ -953,8 +948,16 @@ def _event_json(row: Any, signal: AnySignal) -> dict[str, Any]:
     return event
 
 
-def _uuid4() -> bytes:
-    return UUID(bytes=fresh_key()[:16], version=4).bytes
+def _record_ids(count: int) -> list[bytes]:
+    """So many fresh UUIDs of version 4, as bytes."""
+    ids = np.frombuffer(bytearray(OsBitSource().words(2 * count).tobytes()), dtype=np.uint8).reshape(-1, 16)
+    ids[:, 6] = ids[:, 6] & 0x0F | 0x40
+    ids[:, 8] = ids[:, 8] & 0x3F | 0x80
+    return _cut(ids.tobytes(), 16)
+
+
+def _cut(whole: bytes, size: int) -> list[bytes]:
+    return [whole[at : at + size] for at in range(0, len(whole), size)]
 
 
 def _time(seconds: int) -> str:

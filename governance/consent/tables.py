@@ -5,12 +5,23 @@ On a database other than SQLite, grant the node no UPDATE and no DELETE on `APPE
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
-__all__ = ["APPEND_ONLY", "metadata", "packed", "top"]
+__all__ = ["APPEND_ONLY", "insert_all", "metadata", "packed", "top"]
 
 metadata = sa.MetaData()
-_Bytes, _Whole = sa.LargeBinary, sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+class _Bytes(sa.LargeBinary):
+    """Bytes, handed to the driver as they are: a memory view around each would take most of an import's time."""
+
+    def bind_processor(self, dialect: sa.Dialect) -> None:
+        return None
+
+
+_Whole = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 header = sa.Table("consent_header", metadata, sa.Column("schema", sa.String, primary_key=True))
 secrets = sa.Table(
@@ -111,6 +122,18 @@ def _keep(_target: object, connection: sa.Connection, **_more: object) -> None:
 
 
 sa.event.listen(metadata, "after_create", _keep)
+
+
+def insert_all(connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
+    """Insert rows, their values in the order of the table's columns."""
+    if not rows:
+        return
+    statement = sa.insert(table).compile(dialect=connection.dialect)
+    if statement.positional:
+        connection.exec_driver_sql(str(statement), rows)
+    else:
+        names = [column.name for column in table.columns]
+        connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def top(connection: sa.Connection, column: sa.Column[int]) -> int:

@@ -5,6 +5,7 @@ Must never happen here: a metric from a table that does not exist, a pass that i
 """
 
 from cohortium.governance.fairness.audit import Audited, audit_lookalike, audit_segments
+from cohortium.governance.fairness.mitigation import Cutoff, Mitigation, group_thresholds
 from cohortium.governance.fairness.result import (
     FAIRNESS_SCHEMA,
     THRESHOLDS,
@@ -42,9 +43,11 @@ __all__ = [
     "UPLIFT",
     "AuditTerms",
     "Audited",
+    "Cutoff",
     "FairnessResult",
     "LookalikeTables",
     "Metric",
+    "Mitigation",
     "NotJudged",
     "Reversal",
     "SegmentTables",
@@ -52,6 +55,7 @@ __all__ = [
     "Verdict",
     "audit_lookalike",
     "audit_segments",
+    "group_thresholds",
     "load_fairness",
     "thresholds_with",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "Reversal",
     "Threshold",
     "load_fairness",
+    "overall",
     "thresholds_with",
 ]
 

@@ -27,13 +27,20 @@ from cohortium.governance.log.proof import (
     prove_inclusion,
 )
 from cohortium.governance.log.quorum import LogQuorum, log_verifier, log_verifiers, member_of, quorum_for
-from cohortium.governance.log.store import AuditLog, LogEntry
+from cohortium.governance.log.store import AuditLog, LogEntry, LogReader, log_origin_of
 from cohortium.governance.log.verify import Finding, LogReport, verify_log
-from cohortium.governance.log.witness import Known, ProofFailed, SizeConflict, Witness, WitnessError, known_logs
+from cohortium.governance.log.witness import (
+    Known,
+    ProofFailedError,
+    SizeConflictError,
+    Witness,
+    WitnessError,
+    known_logs,
+)
 
 __all__ = [
-    "COORDINATOR",
     "AuditLog",
+    "COORDINATOR",
     "Checkpoint",
     "ConsistencyProof",
     "Cosigner",
@@ -46,11 +53,12 @@ __all__ = [
     "Leaf",
     "LogEntry",
     "LogQuorum",
+    "LogReader",
     "LogReport",
     "Note",
-    "ProofFailed",
+    "ProofFailedError",
     "Signer",
-    "SizeConflict",
+    "SizeConflictError",
     "Verifier",
     "Witness",
     "WitnessError",
@@ -59,6 +67,7 @@ __all__ = [
     "leaf_hash",
     "load_proof",
     "log_origin",
+    "log_origin_of",
     "log_verifier",
     "log_verifiers",
     "member_of",

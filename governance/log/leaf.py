@@ -22,6 +22,7 @@ __all__ = ["MAX_LEAF", "Leaf", "fresh_leaf", "parse_leaf"]
 MAX_LEAF = 2**20
 """Bytes of the largest leaf."""
 
+_MAX_INTEGER = 2**53 - 1
 _SALT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,17 +64,51 @@ def fresh_leaf(entry: Mapping[str, Any]) -> Leaf:
 def parse_leaf(data: bytes) -> Leaf:
     """A leaf from its bytes; `DataError` unless they are, byte for byte, the leaf's canonical JSON."""
     try:
-        raw = json.loads(data) if len(data) <= MAX_LEAF else None
+        raw, plain = _decoded(data) if len(data) <= MAX_LEAF else (None, False)
     except (ValueError, RecursionError):
-        raw = None
+        raise _malformed() from None
     if not isinstance(raw, dict) or raw.keys() != {"entry", "salt"} or not isinstance(raw["entry"], dict):
         raise _malformed()
     if not isinstance(raw["salt"], str) or not _SALT.fullmatch(raw["salt"]):
         raise _malformed()
     leaf = Leaf(raw["entry"], raw["salt"])
-    if leaf.to_bytes() != data:
+    if not plain and leaf.to_bytes() != data:
         raise _malformed()
     return leaf
+
+
+def _decoded(data: bytes) -> tuple[Any, bool]:
+    """What the bytes say, and whether they are seen to be canonical without RFC 8785's own serialisation.
+
+    Where all is ASCII and every number a small integer, canonical JSON is what the standard library writes with sorted
+    keys: a fifth of the time, for the entries that there are most of.
+    """
+    if data.isascii():
+        try:
+            raw = _PLAIN.decode(data.decode())
+            return raw, _WRITTEN.encode(raw).encode() == data
+        except _NotPlainError:
+            pass
+    return json.loads(data), False
+
+
+class _NotPlainError(Exception):
+    """A number whose canonical form takes more than its digits."""
+
+
+def _small(digits: str) -> int:
+    number = int(digits)
+    if abs(number) > _MAX_INTEGER:
+        raise _NotPlainError
+    return number
+
+
+def _not_plain(_digits: str) -> float:
+    raise _NotPlainError
+
+
+_PLAIN = json.JSONDecoder(parse_int=_small, parse_float=_not_plain, parse_constant=_not_plain)
+_WRITTEN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _malformed() -> DataError:

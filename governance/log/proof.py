@@ -17,7 +17,7 @@ from cohortium.governance.log.checkpoint import Checkpoint, open_checkpoint, par
 from cohortium.governance.log.leaf import Leaf
 from cohortium.governance.log.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
 from cohortium.governance.log.note import Verifier, parse_note
-from cohortium.governance.log.store import AuditLog
+from cohortium.governance.log.store import LogReader
 from cohortium.study.document import Document, validated
 from cohortium.study.errors import DataError
 
@@ -123,14 +123,14 @@ class ConsistencyProof(Document):
 _FIX = "get the proof from the log again; if it still fails, the log was rewritten"
 
 
-def prove_inclusion(log: AuditLog, index: int, note: str) -> InclusionProof:
+def prove_inclusion(log: LogReader, index: int, note: str) -> InclusionProof:
     """A proof that entry `index` is under a checkpoint of the log; `DataError` where the checkpoint is smaller."""
     size = parse_checkpoint(parse_note(note).text).size
     entry, proof = log.entry(index), log.inclusion(index, size)
     return InclusionProof(index=index, entry=dict(entry.entry), salt=entry.salt, proof=_texts(proof), checkpoint=note)
 
 
-def prove_consistency(log: AuditLog, old: str | None, new: str) -> ConsistencyProof:
+def prove_consistency(log: LogReader, old: str | None, new: str) -> ConsistencyProof:
     """A proof that a checkpoint of the log continues an earlier one; None is the empty log. `DataError` otherwise."""
     before, after = (0 if note is None else parse_checkpoint(parse_note(note).text).size for note in (old, new))
     return ConsistencyProof(old=old, new=new, proof=_texts(log.consistency(before, after)))
@@ -142,13 +142,12 @@ def parse_proof(text: str | bytes, place: str = "proof") -> InclusionProof | Con
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError("is not JSON", place=place, fix="get the file again") from error
-    kinds = {"cohortium.log-inclusion/1": InclusionProof, "cohortium.log-consistency/1": ConsistencyProof}
     name = raw.get("schema") if isinstance(raw, dict) else None
-    kind = kinds.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise DataError("is no proof of this version", place=place, fix="make it with `cohortium log prove`")
-    proof: InclusionProof | ConsistencyProof = validated(kind, raw, place, {}, DataError)
-    return proof
+    if name == "cohortium.log-inclusion/1":
+        return validated(InclusionProof, raw, place, {}, DataError)
+    if name == "cohortium.log-consistency/1":
+        return validated(ConsistencyProof, raw, place, {}, DataError)
+    raise DataError("is no proof of this version", place=place, fix="make it with `cohortium log prove`")
 
 
 def load_proof(path: Path) -> InclusionProof | ConsistencyProof:

@@ -45,6 +45,7 @@ __all__ = [
     "AuditLog",
     "KeptRows",
     "LogEntry",
+    "LogReader",
     "append_only",
     "database_errors",
     "kept_rows",
@@ -188,7 +189,118 @@ def log_origin_of(store: Engine) -> str:
         return _origin(connection, store)
 
 
-class AuditLog:
+class LogReader:
+    """A log as it stands in a store, to show and to prove from; nothing is written, nothing verified.
+
+    Args:
+        store: from `privacy.ledger.open_store`, which may be read-only.
+
+    Raises:
+        DataError: the store holds no log of this version.
+    """
+
+    def __init__(self, store: Engine) -> None:
+        self._store = store
+        self._head = _Head()  # of some earlier size; replaced, never changed
+        self.origin = log_origin_of(store)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        with self._reading() as connection:
+            return _size(connection)
+
+    def entry(self, index: int) -> LogEntry:
+        """One entry; `DataError` where there is none."""
+        found = self.entries(index, index + 1)
+        if index < 0 or not found:
+            raise DataError(f"entry {index}: there is none", place=self.origin, fix=f"name one below {self.size}")
+        return found[0]
+
+    def entries(self, start: int, stop: int) -> list[LogEntry]:
+        """The entries from `start` up to and without `stop`, as far as there are any.
+
+        Raises:
+            DataError: an entry is not a leaf in canonical JSON: the log was altered.
+        """
+        query = select(_entries.c.position, _entries.c.leaf).order_by(_entries.c.position)
+        with self._reading() as connection:
+            rows = connection.execute(query.where(_entries.c.position >= start, _entries.c.position < stop)).all()
+        found = []
+        for position, data in rows:
+            leaf = parse_leaf(_blob(data))
+            found.append(LogEntry(position, leaf.entry, leaf.salt))
+        return found
+
+    def root(self, size: int | None = None) -> bytes:
+        """The root of the first `size` entries, of all when left out; 32 bytes. `DataError` above the log's size."""
+        with self._reading() as connection:
+            return self._root(connection, _size(connection) if size is None else size)
+
+    def checkpoint_at(self, size: int) -> str:
+        """The kept checkpoint of a size, with cosignatures where they came; `DataError` where none was made."""
+        signed = select(_checkpoints.c.note).where(_checkpoints.c.size == size)
+        cosigned = select(_cosigned.c.note).where(_cosigned.c.size == size).order_by(_cosigned.c.sequence.desc())
+        with self._reading() as connection:
+            note = connection.execute(cosigned.limit(1)).scalar() or connection.execute(signed).scalar()
+        if note is None:
+            raise DataError(f"no checkpoint of size {size} was made", place=self.origin, fix="name the size of one")
+        return str(note)
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """The hashes that prove entry `index` to be among the first `size`; `DataError` where it is not."""
+        if not 0 <= index < size:
+            raise DataError(f"entry {index} is not among the first {size}", place=self.origin, fix="name a larger size")
+        return self._hashes(inclusion_ranges(index, size), size)
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """The hashes that prove the first `new` entries to begin with the first `old`; `DataError` for other sizes."""
+        if not 0 <= old <= new:
+            raise DataError(f"a log does not shrink from {old} to {new}", place=self.origin, fix="name sizes that grow")
+        return self._hashes(consistency_ranges(old, new), new)
+
+    def cosigned(self) -> str | None:
+        """The kept cosigned checkpoint of the largest size, with all its cosignatures."""
+        order = _cosigned.c.size.desc(), _cosigned.c.sequence.desc()
+        with self._reading() as connection:
+            return connection.execute(select(_cosigned.c.note).order_by(*order).limit(1)).scalar()
+
+    def newest(self) -> str | None:
+        """The kept checkpoint of the largest size, with cosignatures where they came."""
+        with self._reading() as connection:
+            size = connection.execute(select(func.max(_checkpoints.c.size))).scalar()
+        return None if size is None else self.checkpoint_at(size)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with database_errors(self._store), self._store.begin() as connection:
+            yield connection
+
+    def _hashes(self, ranges: list[tuple[int, int]], size: int) -> list[bytes]:
+        with self._reading() as connection:
+            self._check_size(connection, size)
+            return [_head(connection, start, stop).root() for start, stop in ranges]
+
+    def _root(self, connection: Connection, size: int) -> bytes:
+        self._check_size(connection, size)
+        return self._current(connection).root() if size == _size(connection) else _head(connection, 0, size).root()
+
+    def _check_size(self, connection: Connection, size: int) -> None:
+        there = _size(connection)
+        if not 0 <= size <= there:
+            raise DataError(f"size {size} is above the log's {there}", place=self.origin, fix="name a smaller size")
+
+    def _current(self, connection: Connection) -> _Head:
+        """The log's head; what others appended since the last time is read."""
+        size = _size(connection)
+        if self._head.size > size:  # somebody cut the log off; the file is what counts, and checkpoints will tell
+            return _head(connection, 0, size)
+        if size - self._head.size >= 2 * BLOCK:
+            return _head(connection, 0, size)
+        return self._head.extended(_leaf_hashes(connection, self._head.size, size))[0]
+
+
+class AuditLog(LogReader):
     """An append-only log in a durable store. Any number of writers may share the store, in one process or several.
 
     Args:
@@ -203,26 +315,18 @@ class AuditLog:
     def __init__(self, store: Engine, origin: str, signer: Signer) -> None:
         if signer.verifier.name != origin:
             raise Defect("a log is signed under its own name")
-        self._store = store
-        self.origin = origin
-        self._signer = signer
-        self._head = _Head()  # of some earlier size; replaced, never changed
         with database_errors(store), store.begin() as connection:
             if _header.name not in inspect(connection).get_table_names():
                 _metadata.create_all(connection)
                 connection.execute(insert(_header).values(schema=LOG_SCHEMA, origin=origin))
-            elif _origin(connection, store) != origin:
-                raise DataError(
-                    "is the audit log of another institution",
-                    place=str(store.url.database),
-                    fix="point at the state folder of this institution",
-                )
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        with self._reading() as connection:
-            return _size(connection)
+        super().__init__(store)
+        if self.origin != origin:
+            raise DataError(
+                "is the audit log of another institution",
+                place=str(store.url.database),
+                fix="point at the state folder of this institution",
+            )
+        self._signer = signer
 
     def append(self, entries: Sequence[Mapping[str, Any]], *, keys: Sequence[str] | None = None) -> list[int]:
         """Append entries, all or none, durably; returns their indices.
@@ -270,33 +374,6 @@ class AuditLog:
         self._head = head
         return places
 
-    def entry(self, index: int) -> LogEntry:
-        """One entry; `DataError` where there is none."""
-        found = self.entries(index, index + 1)
-        if index < 0 or not found:
-            raise DataError(f"entry {index}: there is none", place=self.origin, fix=f"name one below {self.size}")
-        return found[0]
-
-    def entries(self, start: int, stop: int) -> list[LogEntry]:
-        """The entries from `start` up to and without `stop`, as far as there are any.
-
-        Raises:
-            DataError: an entry is not a leaf in canonical JSON: the log was altered.
-        """
-        query = select(_entries.c.position, _entries.c.leaf).order_by(_entries.c.position)
-        with self._reading() as connection:
-            rows = connection.execute(query.where(_entries.c.position >= start, _entries.c.position < stop)).all()
-        found = []
-        for position, data in rows:
-            leaf = parse_leaf(_blob(data))
-            found.append(LogEntry(position, leaf.entry, leaf.salt))
-        return found
-
-    def root(self, size: int | None = None) -> bytes:
-        """The root of the first `size` entries, of all when left out; 32 bytes. `DataError` above the log's size."""
-        with self._reading() as connection:
-            return self._root(connection, _size(connection) if size is None else size)
-
     def checkpoint(self) -> str:
         """The log's signed commitment to all entries: a note, kept before it is given out; the same for the same size.
 
@@ -316,28 +393,6 @@ class AuditLog:
             note = Note(made.to_text()).signed(self._signer).to_text()
             connection.execute(insert(_checkpoints).values(size=size, note=note))
         return note
-
-    def checkpoint_at(self, size: int) -> str:
-        """The kept checkpoint of a size, with cosignatures where they came; `DataError` where none was made."""
-        signed = select(_checkpoints.c.note).where(_checkpoints.c.size == size)
-        cosigned = select(_cosigned.c.note).where(_cosigned.c.size == size).order_by(_cosigned.c.sequence.desc())
-        with self._reading() as connection:
-            note = connection.execute(cosigned.limit(1)).scalar() or connection.execute(signed).scalar()
-        if note is None:
-            raise DataError(f"no checkpoint of size {size} was made", place=self.origin, fix="name the size of one")
-        return str(note)
-
-    def inclusion(self, index: int, size: int) -> list[bytes]:
-        """The hashes that prove entry `index` to be among the first `size`; `DataError` where it is not."""
-        if not 0 <= index < size:
-            raise DataError(f"entry {index} is not among the first {size}", place=self.origin, fix="name a larger size")
-        return self._hashes(inclusion_ranges(index, size), size)
-
-    def consistency(self, old: int, new: int) -> list[bytes]:
-        """The hashes that prove the first `new` entries to begin with the first `old`; `DataError` for other sizes."""
-        if not 0 <= old <= new:
-            raise DataError(f"a log does not shrink from {old} to {new}", place=self.origin, fix="name sizes that grow")
-        return self._hashes(consistency_ranges(old, new), new)
 
     def keep_cosigned(self, note: str) -> None:
         """Keep a checkpoint of this log with the cosignatures it has, durably, and those kept for its size before.
@@ -361,40 +416,6 @@ class AuditLog:
             sequence = _next(connection, _cosigned.c.sequence)
             row = {"sequence": sequence, "size": checkpoint.size, "note": opened.to_text()}
             connection.execute(insert(_cosigned).values(row))
-
-    def cosigned(self) -> str | None:
-        """The kept cosigned checkpoint of the largest size, with all its cosignatures."""
-        order = _cosigned.c.size.desc(), _cosigned.c.sequence.desc()
-        with self._reading() as connection:
-            return connection.execute(select(_cosigned.c.note).order_by(*order).limit(1)).scalar()
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with database_errors(self._store), self._store.begin() as connection:
-            yield connection
-
-    def _hashes(self, ranges: list[tuple[int, int]], size: int) -> list[bytes]:
-        with self._reading() as connection:
-            self._check_size(connection, size)
-            return [_head(connection, start, stop).root() for start, stop in ranges]
-
-    def _root(self, connection: Connection, size: int) -> bytes:
-        self._check_size(connection, size)
-        return self._current(connection).root() if size == _size(connection) else _head(connection, 0, size).root()
-
-    def _check_size(self, connection: Connection, size: int) -> None:
-        there = _size(connection)
-        if not 0 <= size <= there:
-            raise DataError(f"size {size} is above the log's {there}", place=self.origin, fix="name a smaller size")
-
-    def _current(self, connection: Connection) -> _Head:
-        """The log's head; what others appended since the last time is read."""
-        size = _size(connection)
-        if self._head.size > size:  # somebody cut the log off; the file is what counts, and checkpoints will tell
-            return _head(connection, 0, size)
-        if size - self._head.size >= 2 * BLOCK:
-            return _head(connection, 0, size)
-        return self._head.extended(_leaf_hashes(connection, self._head.size, size))[0]
 
     def _altered(self, what: str) -> RefusedError:
         return RefusedError(

@@ -58,9 +58,9 @@ class LogReport:
 
     @property
     def first_bad(self) -> Finding | None:
-        """The first finding about an entry, the narrowest where several begin with it."""
+        """The finding that names the first bad entry most narrowly: up to its `last`, one is certainly bad."""
         about = [finding for finding in self.findings if finding.first is not None]
-        return min(about, key=lambda finding: (finding.first, finding.last), default=None)
+        return min(about, key=lambda finding: (finding.last, -(finding.first or 0)), default=None)
 
 
 def verify_log(log: Engine | Path, verifier: Verifier, *, notes: Sequence[str] = ()) -> LogReport:
@@ -100,16 +100,23 @@ def _verified(rows: KeptRows, verifier: Verifier, held: Sequence[Checkpoint]) ->
             known.append((open_checkpoint(note, verifier)[0], "in the file"))
         except DataError as error:
             findings.append(Finding(None, None, f"a checkpoint in the file {error.message}"))
-    roots, size, root = _roots(rows, {checkpoint.size for checkpoint, _ in known}, findings)
-    findings.extend(_compared(known, roots, size))
+    roots, blocks, size, root = _roots(rows, {checkpoint.size for checkpoint, _ in known}, findings)
+    trusted = held or [checkpoint for checkpoint, _ in known]  # the owner could have signed those in the file anew
+    good = sorted(checkpoint.size for checkpoint in trusted if roots.get(checkpoint.size) == checkpoint.root)
+    for first, last in blocks:
+        first = max(first, _below(good, last + 1))
+        findings.append(Finding(first, last, f"{_some(first, last)} not what its stored root was made of"))
+    findings.extend(_compared(known, roots, size, good))
     findings.sort(key=lambda finding: (-1, -1) if finding.first is None else (finding.first, finding.last or 0))
     return LogReport(rows.origin, size, root, len(known), tuple(findings))
 
 
-def _roots(rows: KeptRows, sizes: set[int], findings: list[Finding]) -> tuple[dict[int, bytes], int, bytes]:
-    """The recomputed roots of these sizes, number of entries up to the first gap, and their root."""
+def _roots(
+    rows: KeptRows, sizes: set[int], findings: list[Finding]
+) -> tuple[dict[int, bytes], list[tuple[int, int]], int, bytes]:
+    """The recomputed roots of these sizes, the blocks whose stored root is another, entries up to a gap, their root."""
     frontier, block, stored = Frontier(), Frontier(), rows.blocks()
-    roots = {0: frontier.root()}
+    roots, blocks = {0: frontier.root()}, []
     for position, data, written in rows.leaves():
         if position != frontier.size:
             last = position - 1
@@ -117,34 +124,39 @@ def _roots(rows: KeptRows, sizes: set[int], findings: list[Finding]) -> tuple[di
             break
         computed = leaf_hash(data)
         if computed != written:
-            findings.append(Finding(position, position, f"entry {position}: was edited"))
+            findings.append(Finding(position, position, f"entry {position} was edited: its stored hash is another"))
         elif not _is_leaf(data):
-            findings.append(Finding(position, position, f"entry {position}: is not a leaf in canonical JSON"))
+            findings.append(Finding(position, position, f"entry {position} is not a leaf in canonical JSON"))
         frontier, block = frontier.extended([computed]), block.extended([computed])
         if frontier.size in sizes:
             roots[frontier.size] = frontier.root()
         if block.size == BLOCK:
-            number = position // BLOCK
-            if stored.get(number) != block.root():
-                first = number * BLOCK
-                message = f"entries {first} to {position}: their stored root is another"
-                findings.append(Finding(first, position, message))
+            if stored.get(position // BLOCK) != block.root():
+                blocks.append((position + 1 - BLOCK, position))
             block = Frontier()
-    return roots, frontier.size, frontier.root()
+    return roots, blocks, frontier.size, frontier.root()
 
 
-def _compared(known: Sequence[tuple[Checkpoint, str]], roots: dict[int, bytes], size: int) -> Iterator[Finding]:
-    """What the checkpoints say: entries up to the largest one that agrees are good, the next ones are in question."""
-    good = max((checkpoint.size for checkpoint, _ in known if roots.get(checkpoint.size) == checkpoint.root), default=0)
+def _compared(
+    known: Sequence[tuple[Checkpoint, str]], roots: dict[int, bytes], size: int, good: Sequence[int]
+) -> Iterator[Finding]:
+    """What the checkpoints say: entries up to one that agrees are good, those up to one that does not are doubtful."""
     for checkpoint, whose in dict.fromkeys(known):
-        text = f"the checkpoint of size {checkpoint.size} {whose}"
+        text, last = f"the checkpoint of size {checkpoint.size} {whose}", checkpoint.size - 1
         if checkpoint.size > size:
-            last = checkpoint.size - 1
             yield Finding(size, last, f"{_entries(size, last)} missing; {text} has them")
         elif roots[checkpoint.size] != checkpoint.root:
-            first, last = min(good, checkpoint.size - 1), checkpoint.size - 1
-            between = f"entry {first} is" if first == last else f"one of the entries {first} to {last} is"
-            yield Finding(first, max(last, first), f"{between} not what {text} committed to")
+            first = min(_below(good, checkpoint.size), max(last, 0))
+            yield Finding(first, max(last, 0), f"{_some(first, last)} not what {text} committed to")
+
+
+def _below(good: Sequence[int], size: int) -> int:
+    """The largest of the sizes that are good and below this one; 0 where there is none."""
+    return max((some for some in good if some < size), default=0)
+
+
+def _some(first: int, last: int) -> str:
+    return f"entry {first} is" if first >= last else f"one of the entries {first} to {last} is"
 
 
 def _entries(first: int, last: int) -> str:

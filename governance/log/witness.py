@@ -19,7 +19,7 @@ from cohortium.governance.log.note import Cosigner, CosignerVerifier, Note, Sign
 from cohortium.governance.log.store import append_only, database_errors
 from cohortium.study.errors import DataError, RefusedError
 
-__all__ = ["Known", "ProofFailed", "SizeConflict", "Witness", "WitnessError", "known_logs"]
+__all__ = ["Known", "ProofFailedError", "SizeConflictError", "Witness", "WitnessError", "known_logs"]
 
 _MAX_PROOF = 63
 
@@ -57,7 +57,7 @@ class WitnessError(RefusedError):
         self.origin = origin
 
 
-class SizeConflict(WitnessError):
+class SizeConflictError(WitnessError):
     """409: the proof does not begin where the witness stands, or the log signed two roots of one size.
 
     Args:
@@ -72,7 +72,7 @@ class SizeConflict(WitnessError):
         self.known_size = known_size
 
 
-class ProofFailed(WitnessError):
+class ProofFailedError(WitnessError):
     """422: the checkpoint does not continue the one that this witness cosigned: the log was rewritten or forked."""
 
     def __init__(self, origin: str) -> None:
@@ -133,10 +133,9 @@ class Witness:
             note: the new checkpoint. Cosigned again where it is the known one.
 
         Raises:
-            SizeConflict: the witness knows another size than `old_size`, or another root of the same size. Nothing is
-                recorded.
-            ProofFailed: the proof does not hold.
-            WitnessError: malformed, shrinking, of another log or not signed by it.
+            SizeConflictError: the witness knows another size than `old_size`, or another root of the same size.
+            ProofFailedError: the proof does not hold.
+            WitnessError: malformed, shrinking, of another log or not signed by it. Nothing is recorded in any case.
         """
         opened, new = self._opened(origin, verifier, note)
         if not 0 <= old_size <= new.size:
@@ -179,13 +178,13 @@ class Witness:
         before = known.checkpoint if known is not None else Checkpoint(origin, 0, EMPTY_ROOT)
         if before.size != old_size:
             fix = f"prove the consistency from size {before.size}"
-            raise SizeConflict(origin, before.size, f"size {before.size} is known here, not {old_size}", fix)
+            raise SizeConflictError(origin, before.size, f"size {before.size} is known here, not {old_size}", fix)
         if new.size == before.size and new.root != before.root:
             fix = "keep both checkpoints as evidence"
-            raise SizeConflict(origin, before.size, "the log signed another root of the same size", fix)
+            raise SizeConflictError(origin, before.size, "the log signed another root of the same size", fix)
         too_long = len(proof) > _MAX_PROOF
         if too_long or not verify_consistency(before.size, new.size, proof, before.root, new.root):
-            raise ProofFailed(origin)
+            raise ProofFailedError(origin)
 
 
 def known_logs(store: Engine) -> tuple[Known, ...]:

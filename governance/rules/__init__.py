@@ -8,7 +8,7 @@ from cohortium.governance.rules.decision import Decision, Duty, Finding, IdleRul
 from cohortium.governance.rules.errors import FactError, RuleError
 from cohortium.governance.rules.evaluator import evaluate
 from cohortium.governance.rules.expression import words
-from cohortium.governance.rules.facts import Fact, Facts, read_facts
+from cohortium.governance.rules.facts import Facts, read_facts
 from cohortium.governance.rules.fixtures import fixture_problems, overdue
 from cohortium.governance.rules.limits import combine_limits
 from cohortium.governance.rules.loader import HOUSE, load_packs, pack_names, parse_pack, read_pack
@@ -21,7 +21,6 @@ __all__ = [
     "Clock",
     "Decision",
     "Duty",
-    "Fact",
     "FactError",
     "FactSpec",
     "Facts",

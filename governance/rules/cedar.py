@@ -131,12 +131,12 @@ def _literal(constant: Value, spec: FactSpec) -> str:
 def _encoded(value: Value, spec: FactSpec) -> bool | int | str:
     if spec.kind == "bool":
         return bool(value)
-    if spec.kind != "number":
+    if spec.kind != "number" or not isinstance(value, (int, float)):
         return str(value)
-    return int(Fraction(str(value))) if spec.integer else _half_steps(value)
+    return int(value) if spec.integer else _half_steps(value)
 
 
-def _half_steps(value: object) -> int:
+def _half_steps(value: Value) -> int:
     """A number in half steps of 1e-9; of a float the shortest decimal that means it, which keeps their order."""
     scaled = Fraction(str(value)) * _STEPS
     whole = scaled.numerator // scaled.denominator

@@ -8,7 +8,7 @@ from datetime import date
 from cohortium.governance.rules.decision import Decision, Duty, Finding, IdleRule, SeenFact
 from cohortium.governance.rules.errors import RuleError
 from cohortium.governance.rules.expression import All, AnyOf, Comparison, Expression, words
-from cohortium.governance.rules.facts import Fact, Facts
+from cohortium.governance.rules.facts import Facts
 from cohortium.governance.rules.limits import combine_limits
 from cohortium.governance.rules.pack import Limit, Pack, Rule, Stage
 from cohortium.governance.rules.schema import Value, fact_schema
@@ -56,9 +56,9 @@ def evaluate(
             if (why := rule.idle_on(today)) is not None:
                 idle.append(IdleRule(rule=rule.id, why=why))
                 continue
-            if rule.limit is not None and (rule.applying is None or rule.applying(facts.values) is not False):
+            if rule.limit is not None and (rule.applying is None or rule.applying(facts.facts) is not False):
                 limits.append(_limit_of(rule))
-            kept = rule.kept(facts.values)
+            kept = rule.kept(facts.facts)
             if kept is True:
                 continue
             if rule.refuses:
@@ -101,7 +101,7 @@ def _finding(pack: Pack, rule: Rule, facts: Facts, *, broken: bool) -> Finding:
         confidence=rule.mark,
         outcome="broken" if broken else "unknown",
         seen=_seen(rule.reads, facts),
-        change=_change(rule.asks, rule.reads, facts.values),
+        change=_change(rule.asks, rule.reads, facts.facts),
     )
 
 
@@ -121,7 +121,7 @@ def _duty(pack: Pack, rule: Rule, *, certain: bool) -> Duty:
 def _exceeded(limit: Limit, own: Sequence[Limit], facts: Facts) -> Finding | None:
     """A finding when the facts do not keep to a limit that other institutions brought."""
     asks = Comparison(limit.op, limit.fact, limit.number)
-    truth = asks.test(facts.values)
+    truth = asks.test(facts.facts)
     if truth is True:
         return None
     return Finding(
@@ -133,18 +133,13 @@ def _exceeded(limit: Limit, own: Sequence[Limit], facts: Facts) -> Finding | Non
         confidence="house",
         outcome="unknown" if truth is None else "broken",
         seen=_seen((limit.fact,), facts),
-        change=_change(asks, (limit.fact,), facts.values),
+        change=_change(asks, (limit.fact,), facts.facts),
     )
 
 
 def _seen(names: Iterable[str], facts: Facts) -> tuple[SeenFact, ...]:
-    return tuple(_seen_fact(name, facts.facts.get(name)) for name in names)
-
-
-def _seen_fact(name: str, fact: Fact | None) -> SeenFact:
-    if fact is None:
-        return SeenFact(fact=name, value=None, provenance=None)
-    return SeenFact(fact=name, value=fact.value, provenance=fact.provenance)
+    found = ((name, facts.facts.get(name), facts.provenance.get(name)) for name in names)
+    return tuple(SeenFact(fact=name, value=value, provenance=source) for name, value, source in found)
 
 
 def _change(asks: Expression | None, reads: Iterable[str], values: Mapping[str, Value]) -> str:

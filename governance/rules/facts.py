@@ -9,44 +9,49 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from cohortium.governance.rules.errors import FactError
 from cohortium.governance.rules.pack import checked_facts
-from cohortium.governance.rules.schema import Value, checked_value
+from cohortium.governance.rules.schema import Value
 from cohortium.study.canonical import digest_json
-from cohortium.study.document import Agreed, Document, read_toml, validated
+from cohortium.study.document import Document, read_toml, validated
 
-__all__ = ["Fact", "FactSheet", "Facts", "read_facts"]
+__all__ = ["FactSheet", "Facts", "read_facts"]
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class Fact(Agreed):
-    """A value and where it comes from, such as `plan sha256:…` or `declared by the privacy office, 2026-11-23`."""
-
-    value: Value
-    provenance: _Text
-
-
 class Facts(Document):
-    """Facts by name.
+    """Facts by name, and who states each.
 
     Args:
         schema_id: `cohortium.facts/1`; written `schema` in JSON.
         facts: only names and values that the schema of facts allows.
+        sources: under each provenance, such as `plan sha256:…` or `declared by the privacy office, 2026-11-23`, the
+            names of its facts; every fact has one.
     """
 
     schema_id: Annotated[Literal["cohortium.facts/1"], Field(alias="schema")]
-    facts: dict[str, Fact]
+    facts: dict[str, Value]
+    sources: dict[_Text, tuple[str, ...]]
 
     @field_validator("facts", mode="after")
     @classmethod
-    def _allowed(cls, facts: dict[str, Fact]) -> dict[str, Fact]:
-        return {
-            name: Fact(value=checked_value(name, fact.value), provenance=fact.provenance)
-            for name, fact in sorted(facts.items())
-        }
+    def _allowed(cls, facts: dict[str, Value]) -> dict[str, Value]:
+        return checked_facts(facts)
+
+    @field_validator("sources", mode="after")
+    @classmethod
+    def _in_order(cls, sources: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        return {source: tuple(sorted(names)) for source, names in sources.items()}
+
+    @model_validator(mode="after")
+    def _each_has_a_source(self) -> Facts:
+        stated = sorted(name for names in self.sources.values() for name in names)
+        if stated != sorted(self.facts):
+            raise ValueError("facts and sources do not name the same facts; give every fact one source")
+        return self
 
     @classmethod
     def of(cls, values: Mapping[str, Any], provenance: str) -> Facts:
@@ -60,27 +65,32 @@ class Facts(Document):
 
     @classmethod
     def merged(cls, *parts: Facts) -> Facts:
-        """All facts of several sources. The same value from two keeps the first's provenance.
+        """All facts of several sources. Of the same value from two the first's provenance is kept.
 
         Raises:
             FactError: two sources state different values; it names the fact and both, not the values.
         """
-        found: dict[str, Fact] = {}
+        facts: dict[str, Value] = {}
+        sources: dict[str, list[str]] = {}
+        owner: dict[str, str] = {}
         for part in parts:
-            for name, fact in part.facts.items():
-                first = found.setdefault(name, fact)
-                if first.value != fact.value:
+            for name, value in part.facts.items():
+                stated = part.provenance[name]
+                if name not in facts:
+                    facts[name], owner[name] = value, stated
+                    sources.setdefault(stated, []).append(name)
+                elif facts[name] != value:
                     raise FactError(
-                        f"{first.provenance} and {fact.provenance} state different values",
+                        f"{owner[name]} and {stated} state different values",
                         place=f"fact '{name}'",
                         fix="correct one of the two sources",
                     )
-        return cls.model_validate({"schema": "cohortium.facts/1", "facts": found})
+        return cls.model_validate({"schema": "cohortium.facts/1", "facts": facts, "sources": sources})
 
     @cached_property
-    def values(self) -> Mapping[str, Value]:
-        """The values alone, by name."""
-        return MappingProxyType({name: fact.value for name, fact in self.facts.items()})
+    def provenance(self) -> Mapping[str, str]:
+        """Who states each fact."""
+        return MappingProxyType({name: source for source, names in self.sources.items() for name in names})
 
     @cached_property
     def digest(self) -> str:
@@ -115,8 +125,8 @@ def read_facts(path: Path) -> Facts:
 
 def _facts_of(raw: Mapping[str, Any], place: str) -> Facts:
     sheet = validated(FactSheet, raw, place, {}, FactError)
-    facts = {name: {"value": value, "provenance": sheet.provenance} for name, value in sheet.facts.items()}
-    return Facts.model_validate({"schema": "cohortium.facts/1", "facts": facts})
+    sources = {sheet.provenance: tuple(sheet.facts)} if sheet.facts else {}
+    return Facts.model_validate({"schema": "cohortium.facts/1", "facts": sheet.facts, "sources": sources})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def fixture_problems(pack: Pack, place: str) -> Iterator[RuleError]:
         return
     for rule in pack.rules:
         for field, problem, fix in (*_passing(pack, rule), *_failing(pack, rule)):
-            yield RuleError(problem, place=f"{place}: rule '{rule.id}', {field}", fix=fix)
+            yield RuleError(problem, place=f"{place}: rule '{rule.id}': {field}", fix=fix)
 
 
 def _passing(pack: Pack, rule: Rule) -> Iterator[tuple[str, str, str]]:

@@ -85,7 +85,7 @@ def _pack_of(raw: dict[str, Any], place: str) -> Pack:
         validated(Rule, table, f"{place}: rule {named}", PACK_FORMS, RuleError)
     pack = validated(Pack, raw, place, PACK_FORMS, RuleError)
     if (twice := first_repeat(rule.id for rule in pack.rules)) is not None:
-        raise RuleError("occurs twice", place=f"{place}: rule '{twice}', id", fix="rename or remove one")
+        raise RuleError("occurs twice", place=f"{place}: rule '{twice}': id", fix="rename or remove one")
     for rule in pack.rules:
         _refuse_stale_dates(pack, rule, place)
         _refuse_missing_facts(pack, rule, place)
@@ -102,20 +102,20 @@ def _refuse_stale_dates(pack: Pack, rule: Rule, place: str) -> None:
     if rule.in_force_until is not None and rule.in_force_until < pack.as_of:
         raise RuleError(
             f"had expired when the pack was read, on {pack.as_of}",
-            place=f"{spot}, in_force_until",
+            place=f"{spot}: in_force_until",
             fix="remove the rule, or correct the date",
         )
     began = rule.in_force_from is None or rule.in_force_from <= pack.as_of
     if rule.status in ("in_force", "guidance") and not began:
         raise RuleError(
             f"is not in force on {pack.as_of}, when the pack was read",
-            place=f"{spot}, in_force_from",
+            place=f"{spot}: in_force_from",
             fix='set status = "adopted_future", or correct the date',
         )
     if rule.status == "adopted_future" and rule.in_force_from is not None and began:
         raise RuleError(
             f"is in force on {pack.as_of}, when the pack was read",
-            place=f"{spot}, status",
+            place=f"{spot}: status",
             fix='set status = "in_force", or correct the date',
         )
 

@@ -44,6 +44,8 @@ from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import own_data
 from cohortium.simulations.starter import demo_campaign_plan, demo_encoder_plan, demo_plan, write_starter
 from cohortium.simulations.study import simulate
+from cohortium.study.audit_plan import AuditPlan, AuditSettings, AuditShares
+from cohortium.study.audit_tables import AuditTable, AuditTables
 from cohortium.study.bundle import Bundle, RfmResult, Segment, load_bundle
 from cohortium.study.charter import Charter, Institution, Quorum, Reviewer
 from cohortium.study.contract import Contract, Derive, Feature, Table, Window
@@ -88,6 +90,11 @@ AGREED: dict[str, type[BaseModel]] = {
     "Campaign plans": LookalikePlan,
     "Campaign settings": LookalikeSettings,
     "Campaign shares": CampaignShares,
+    "Audit plans": AuditPlan,
+    "Audit settings": AuditSettings,
+    "Audit shares": AuditShares,
+    "Audit tables": AuditTables,
+    "Audit table": AuditTable,
     "Level": LevelTarget,
     "Lock": Lock,
     "Charter fields": Charter,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cohortium.models.assignment import nearest_centre, on_grid
 from cohortium.models.audience_profile import AudienceProfileQuery
+from cohortium.models.audit_queries import Cells, GroupCountsQuery, GroupSumsQuery
 from cohortium.models.basis import Basis, Block
 from cohortium.models.catalogue import QUERY_KINDS, build_query
 from cohortium.models.contest import ContestQuery
@@ -181,6 +182,15 @@ def contests(draw: Any) -> ContestQuery:
     return ContestQuery(scales, tuple(np.array(table) for table in tables))
 
 
+@st.composite
+def cells(draw: Any) -> Cells:
+    columns = draw(st.lists(st.sampled_from(OWN), min_size=1, max_size=4, unique=True))
+    levels = tuple(draw(st.integers(1, 5)) for _ in columns)
+    table = st.lists(st.integers(0, len(columns) - 1), min_size=1, max_size=len(columns), unique=True).map(tuple)
+    tables = draw(st.lists(table, min_size=1, max_size=4, unique=True))
+    return Cells(tuple(columns), levels, tuple(tables))
+
+
 cutoffs = st.sets(st.one_of(GRIDDED, USUAL), min_size=1, max_size=6).map(lambda e: np.array(sorted(e)))
 score_bins = st.builds(ScoreBins, rankers(), cutoffs)
 edges = st.lists(USUAL, min_size=4, max_size=4).map(lambda e: tuple(sorted(e)))
@@ -189,6 +199,8 @@ PRODUCT: dict[str, Any] = {
     "audience-profile": st.builds(AudienceProfileQuery, rankers(), USUAL),
     "encoder-gradient": encoder_gradients,
     "frame-sum": frames().map(FrameSumQuery),
+    "group-counts": cells().map(GroupCountsQuery),
+    "group-sums": st.builds(GroupSumsQuery, cells(), st.sampled_from(OWN)),
     "marginals": st.tuples(axes("a"), axes("b"), axes("c")).map(MarginalsQuery),
     "moments": moments(),
     "profiles": scalers().flatmap(lambda s: st.builds(ProfileQuery, st.just(s), centres(len(s.features)), ranges())),
@@ -345,12 +357,15 @@ _ENCODER = Encoder(_BASIS, np.ones(6), (_MATRICES[0], _MATRICES[1], _MATRICES[2]
 _FRAME = Frame(Rows(_BASIS, np.full(6, 0.25), 1.0), np.eye(6), 2.0)
 _CODE = Frame(Rows(_BASIS, np.zeros(2), 1.0, _ENCODER), np.eye(2), 2.0)
 _SCALES = (ScoreBins(Ranker(_FRAME.rows, np.full(6, 0.5)), np.array([-0.5, 0.5])),)
+_CELLS = Cells(("a", "b"), (3, 2), ((0,), (0, 1)))
 SPECS: dict[str, Any] = {
     "ranker-contest": ContestQuery(_SCALES, (np.array([0.9, 0.5, 0.1]),)),
     "score-curve": ScoreCurveQuery(_SCALES),
     "audience-profile": AudienceProfileQuery(Ranker(_FRAME.rows, np.full(6, 0.5)), 0.25),
     "encoder-gradient": EncoderGradientQuery(_ENCODER, 4, 64, 1.0),
     "frame-sum": FrameSumQuery(_CODE),
+    "group-counts": GroupCountsQuery(_CELLS),
+    "group-sums": GroupSumsQuery(_CELLS, "c"),
     "row-moments": RowMomentsQuery(_FRAME.rows),
     "seed-gradient": SeedGradientQuery(_FRAME, np.full(6, 0.5), -1.0),
     "seed-sum": SeedSumQuery(_CODE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from cohortium.client.app import make_client_app
-from cohortium.client.node import Node
+from cohortium.client.node import Node, NodeIdentity, create_node, open_node
 from cohortium.models.studies import phases
 from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.ledger import open_store
@@ -22,13 +23,14 @@ from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.app import StudyOrder, make_server_app
 from cohortium.server.federation import OpenFederation
-from cohortium.server.study_run import Asked, run_study
+from cohortium.server.study_run import Asked, AuditAnswer, run_study
 from cohortium.simulations.grid import run_in_process
 from cohortium.study.bundle import Bundle
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.plan import Plan
+from cohortium.study.plans import parse_plan
 from cohortium.study.question import PlanQuestion, Question, Release
 
 MakeNodes = Callable[..., list[Node]]
@@ -277,3 +279,125 @@ def test_a_plan_that_would_fail_half_way_asks_nothing(
         federated(plan, nodes)
     assert all(node.ledger.spent() == Spend() for node in nodes)
     assert all(node.ledger.reservations() == [] for node in nodes)
+
+
+# --- audits: everybody's own tables, asked one by one and kept one by one ---------------------------------------------
+
+AUDITED = Contract.model_validate(
+    {
+        "schema": "cohortium.contract/1",
+        "name": "audited",
+        "purposes": ["research"],
+        "window": {"start": "2024-01-01", "end": "2025-01-01"},
+        "tables": [{"name": "people", "kind": "customers", "customer": "id"}],
+        "features": [
+            {**feature, "table": "people", "column": feature["name"]}
+            for feature in (
+                {"name": "visits", "kind": "numeric", "low": 0, "high": 1, "missing": 0, "block": "value"},
+                {"name": "sex", "kind": "category", "categories": ["f", "m"], "protected": True},
+                {"name": "treated", "kind": "category", "categories": ["yes", "no"], "protected": True},
+            )
+        ],
+    }
+)
+AUDIT = {
+    "schema": "cohortium.plan/1",
+    "study": "audit",
+    "name": "audit",
+    "purpose": "research",
+    "lawful_basis": "consent",
+    "regions": ["EU"],
+    "contract": AUDITED.digest,
+    "expires": "2098-12-31",
+    "trust": "local",
+    "epsilon": 1.0,
+    "delta": 1e-6,
+    "min_institutions": 2,
+    "audit": {"of": "column", "column": "treated", "attributes": ["sex"], "intersections": []},
+}
+
+
+@pytest.fixture
+def auditees(tmp_path: Path, charter: Charter, seeded_bits: Callable[[int], Any]) -> Iterator[list[Node]]:
+    """Three institutions with protected features, which approved the audit."""
+    opened, plan = [], parse_plan(AUDIT)
+    for index in range(3):
+        rng, keys = np.random.default_rng(index), np.arange(600)
+        protected = CustomerTable(("sex", "treated"), rng.integers(0, 3, (600, 2)).astype(float), keys)
+        people = CustomerTable(("visits",), np.zeros((600, 1)), keys)
+        folder = tmp_path / f"auditee-{index}"
+        create_node(folder, NodeIdentity(institution=f"bank {index}"), AUDITED)
+        opened.append(open_node(folder, people, seeded_bits(index), protected=partial(_same, protected)))
+        opened[-1].store.approve(plan, AUDITED, charter)
+    yield opened
+    for node in opened:
+        node.close()
+
+
+def _same(table: CustomerTable) -> CustomerTable:
+    return table
+
+
+def audited(nodes: Sequence[Node], charter: Charter, coordinator: Path, expected: int = 3) -> AuditAnswer:
+    delivered: list[Any] = []
+    order = StudyOrder(parse_plan(AUDIT), AUDITED, charter, RUN, expected=expected)
+    database = open_store(coordinator)
+    server = make_server_app(order, SqlOnceStore(database), delivered.append, lambda _: None)
+    client = make_client_app(lambda context: nodes[int(context.node_config["partition-id"])])
+    run_in_process(server, client, nodes=len(nodes))
+    database.dispose()
+    (answer,) = delivered
+    assert isinstance(answer, AuditAnswer)
+    return answer
+
+
+def test_an_institution_s_own_tables_are_its_part_of_the_very_same_charged_answers(
+    auditees: list[Node], charter: Charter, tmp_path: Path
+) -> None:
+    answer = audited(auditees, charter, tmp_path / "coordinator.sqlite")
+    (pooled,) = answer.pooled
+    assert sorted(answer.own) == ["1001", "1002", "1003"]
+    parts = [answers[0].outcomes for answers in answer.own.values()]
+    np.testing.assert_allclose(sum(part.counts for part in parts), pooled.outcomes.counts, atol=1e-6)
+    assert pooled.outcomes.std == pytest.approx(parts[0].std * np.sqrt(3))
+    (record,) = answer.document.releases
+    for node in auditees:
+        assert node.ledger.spent() == Spend(record.mu2, record.tv), "one charge pays for pooled and own tables"
+        assert [event["question"] for event in node.store.events()] == [record.question]
+
+
+@pytest.mark.parametrize("coordinator", ["one", "two"], ids=["that remembers", "that forgot"])
+def test_an_audit_again_is_free_and_gives_the_same_bytes(
+    coordinator: str, auditees: list[Node], charter: Charter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = audited(auditees, charter, tmp_path / "one.sqlite")
+    spent = [node.ledger.spent() for node in auditees]
+    real, calls = Door.release, list[str]()
+
+    def release(door: Door, question: Question, sum_request: bytes | None = None) -> Release:
+        calls.append(question.digest)
+        return real(door, question, sum_request)
+
+    monkeypatch.setattr(Door, "release", release)
+    again = audited(auditees, charter, tmp_path / f"{coordinator}.sqlite")
+    assert again.document.to_bytes() == first.document.to_bytes()
+    assert [node.ledger.spent() for node in auditees] == spent
+    assert len(calls) == (0 if coordinator == "one" else 3)
+
+
+def test_an_institution_that_cannot_answer_leaves_the_audit_and_the_others_go_on(
+    auditees: list[Node], charter: Charter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, broken = Door.release, auditees[1].door
+
+    def release(door: Door, question: Question, sum_request: bytes | None = None) -> Release:
+        if door is broken:
+            raise RefusedError("out of order")
+        return real(door, question, sum_request)
+
+    monkeypatch.setattr(Door, "release", release)
+    answer = audited(auditees, charter, tmp_path / "coordinator.sqlite")
+    assert sorted(answer.own) == ["1001", "1003"]
+    assert answer.document.institutions == 2
+    with pytest.raises(RefusedError, match="the plan needs 2"):
+        audited(auditees[:1], charter, tmp_path / "another.sqlite", expected=1)

@@ -91,6 +91,14 @@ def test_total_variation_is_exact_without_noise() -> None:
     assert exact.low < expected < exact.high
 
 
+def test_of_a_large_audience_the_rest_differs_more_than_everybody() -> None:
+    exact = total_variation(np.array([8_000.0, 2_000.0]), np.array([2_000.0, 8_000.0]), 0.0, 0.05)
+    assert exact.estimate == pytest.approx(0.3)
+    assert 0.28 < exact.low < 0.3 < exact.high < 0.32
+    even = total_variation(np.array([2_000.0, 8_000.0]), np.array([8_000.0, 2_000.0]), 0.0, 0.05)
+    assert (even.low, even.high) == pytest.approx((exact.low, exact.high))
+
+
 @pytest.mark.parametrize("rates", [(0.1, 0.1, 0.1), (0.14, 0.06, 0.05)])
 def test_total_variation_is_covered(rates: tuple[float, ...]) -> None:
     rng, people = np.random.default_rng(6), np.array([8_000, 4_000, 2_000])

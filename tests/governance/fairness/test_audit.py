@@ -84,7 +84,7 @@ def test_representation_is_covered() -> None:
     rng, std, held = np.random.default_rng(8), 15.0, 0
     mean = np.array([[120, 280], [1_500, 4_500]])
     truth = 0.3 / (1_620 / 6_400)
-    for _ in range(300):
+    for _ in range(200):
         counts = rng.binomial([[400], [6_000]], [[0.3], [0.25]])
         cells = np.hstack([counts, mean.sum(axis=1, keepdims=True) - counts]) + rng.normal(0, std, (2, 2))
         found = metric(
@@ -96,7 +96,7 @@ def test_representation_is_covered() -> None:
         assert found.low is not None
         assert found.high is not None
         held += found.low <= truth <= found.high
-    assert 0.91 <= held / 300 <= 0.98
+    assert 0.91 <= held / 200 <= 0.98
 
 
 def test_beneficial_and_costly_treatments_are_judged_in_opposite_directions() -> None:
@@ -291,18 +291,19 @@ def test_two_attributes_make_groups_too_and_many_of_them_have_no_variation() -> 
 
 def test_simpsons_paradox_is_found_and_noise_is_not() -> None:
     """Women are chosen more often at either institution, and less often in all: they are where few are chosen."""
-    north, south = np.array([[80, 3_920], [10, 990]]), np.array([[720, 280], [2_400, 1_600]])
+    north, south = np.array([[100, 3_900], [5, 995]]), np.array([[720, 280], [2_400, 1_600]])
     tables = [
         LookalikeTables(audience(counts, institution=name))
         for counts, name in ((north + south, None), (north, "north"), (south, "south"))
     ]
     found = audit_lookalike(tables, AUDITED, AuditTerms(5)).reversals
-    assert {each.institution for each in found} == {"north", "south"} or {each.institution for each in found} == {
-        "south"
-    }
-    south_found = next(each for each in found if each.institution == "south")
-    assert (south_found.group, south_found.reference) == (("m",), ("f",))
-    assert south_found.pooled > 1 > south_found.local
+    assert [(each.institution, each.group, each.reference) for each in found] == [
+        ("north", ("m",), ("f",)),
+        ("south", ("m",), ("f",)),
+    ]
+    assert all(each.pooled > 1 > each.local for each in found)
+    # 18 of the men in the north would be chosen at everybody's rate there
+    assert [each.institution for each in audit_lookalike(tables, AUDITED, AuditTerms(50)).reversals] == ["south"]
     noisy = [replace(each, audience=replace(each.audience, std=400.0)) for each in tables]
     assert audit_lookalike(noisy, AUDITED, AuditTerms(5)).reversals == ()
 
@@ -343,7 +344,7 @@ def test_thresholds_can_be_set_with_their_source_and_are_listed() -> None:
 def test_negative_and_huge_noise_never_breaks_an_audit() -> None:
     rng = np.random.default_rng(11)
     groups = (("f",), ("m",), ("unknown",))
-    for _ in range(30):
+    for _ in range(15):
         std = float(10 ** rng.uniform(0, 4))
 
         def of(*outcomes: str, std: float = std) -> GroupTable:

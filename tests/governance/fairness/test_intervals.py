@@ -126,6 +126,15 @@ def test_without_noise_a_ratio_has_koopmans_interval() -> None:
     assert statistic(found.high) == pytest.approx(Z**2, rel=2e-3)
 
 
+@pytest.mark.parametrize(
+    "quotient", [share(60.0, 500.0, 300.0, 700.0, 250.0), odds(60.0, 500.0, 300.0, 200.0)], ids=["share", "odds"]
+)
+def test_the_ends_are_exactly_z_deviations_away(quotient: Quotient) -> None:
+    found = interval(quotient, Z)
+    assert quotient.distance(np.array([found.low, found.high])) == pytest.approx([Z**2, Z**2], rel=1e-9)
+    assert quotient.distance(np.array([quotient.estimate])) == 0.0
+
+
 def test_what_the_noise_hides_has_no_end() -> None:
     hidden = share(20.0, 40.0, 1600.0, 3200.0, 1600.0)
     sure = share(4_000.0, 20_000.0, 1600.0, 3200.0, 1600.0)

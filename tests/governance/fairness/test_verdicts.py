@@ -134,6 +134,10 @@ def test_the_ratio_to_the_best_is_1_at_most_and_its_estimate_is_over_the_highest
     found = [against_best(rates, index, "benefit")(0.05) for index in range(3)]
     assert [each.estimate for each in found] == pytest.approx([1 / 3, 1.0, 2 / 3])
     assert (found[1].low, found[1].high) == (1.0, 1.0)
+    assert found[2].high < 0.8  # whatever the order: the second of the others is the best
+    # of either one alone the upper end is at alpha, of several at alpha over their number
+    assert found[0].high == ratio(rates[0], rates[1], critical(0.025)).high
+    assert found[0].low == ratio(rates[0], rates[1], critical(0.05)).low
     costs = [against_best(rates, index, "cost")(0.05) for index in range(3)]
     assert [each.estimate for each in costs] == pytest.approx([1.0, 1 / 3, 1 / 2])
     assert costs[1].high < 0.5
