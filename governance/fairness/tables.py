@@ -166,7 +166,7 @@ def sums_of(table: GroupTable, columns: Sequence[str]) -> NDArray[np.float64]:
 def problems_of(rates: Sequence[Quotient], minimum_cell: float) -> tuple[str | None, ...]:
     """What is too small to judge, by group: what everybody's rate would make of the group's people."""
     whole = sum(rate.bottom for rate in rates)
-    overall = max(sum(rate.top for rate in rates), 0.0) / whole if whole > 0 else 0.0
+    overall = min(max(sum(rate.top for rate in rates) / whole, 0.0), 1.0) if whole > 0 else 0.0
     return tuple(size_problem(overall * rate.bottom, rate.var_top**0.5, minimum_cell) for rate in rates)
 
 

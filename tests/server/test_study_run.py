@@ -22,7 +22,7 @@ from cohortium.privacy.release import Door
 from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.app import StudyOrder, make_server_app
-from cohortium.server.federation import OpenFederation
+from cohortium.server.federation import OpenFederation, SeparateFederation
 from cohortium.server.study_run import Asked, AuditAnswer, run_study
 from cohortium.simulations.grid import run_in_process
 from cohortium.study.bundle import Bundle
@@ -31,7 +31,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
-from cohortium.study.question import PlanQuestion, Question, Release
+from cohortium.study.question import PlanQuestion, Question, QuestionHeader, Release
 
 MakeNodes = Callable[..., list[Node]]
 RUN = "ab" * 16
@@ -401,3 +401,28 @@ def test_an_institution_that_cannot_answer_leaves_the_audit_and_the_others_go_on
     assert answer.document.institutions == 2
     with pytest.raises(RefusedError, match="the plan needs 2"):
         audited(auditees[:1], charter, tmp_path / "another.sqlite", expected=1)
+
+
+class Member:
+    """An institution that answers a number, and fails at some questions."""
+
+    def __init__(self, answer: int, *failing: int) -> None:
+        self.answer, self.failing, self.asked = answer, failing, 0
+
+    def ask(self, question: Question, width: int) -> tuple[NDArray[np.int64], int]:
+        self.asked += 1
+        if self.asked in self.failing:
+            raise RefusedError("no answer")
+        return np.full(width, self.answer, dtype=np.int64), 1
+
+
+def test_whoever_missed_a_question_is_not_asked_again_and_sums_wrap_as_elsewhere() -> None:
+    members = {"1": Member(2**62), "2": Member(2**62, 1), "3": Member(2**62)}
+    federation = SeparateFederation(members, minimum=2)
+    question = Question(QuestionHeader(plan=AUDITED.digest, run=RUN, phase="outcomes", step=0, attempt=1, kind="k"))
+    for _ in range(2):
+        total, answered = federation.ask(question, 3)
+        assert (total.tolist(), answered, sorted(federation.parts)) == ([-(2**63)] * 3, 2, ["1", "3"])
+    assert [member.asked for member in members.values()] == [2, 1, 2]
+    with pytest.raises(RefusedError, match="needs 4"):
+        SeparateFederation(members, minimum=4)

@@ -122,6 +122,15 @@ def test_distance_and_stability_compare_means_and_shares() -> None:
     assert metric(result, "stability", "m").verdict == "fail"
 
 
+def test_a_rate_that_noise_puts_above_1_lends_no_people_to_a_group() -> None:
+    """49.95 people, of whom 50.02 would stay at everybody's noisy rate of 1.0015: still below the minimum cell."""
+    stability = table([[6_010, -8], [50.9, -0.95]], STABILITY, std=5.0)
+    people = table([[3_000, 2_000, 1_000], [20, 20, 10]], ("a", "b", "c"))
+    result = audit_segments([SegmentTables(people, stability=stability)], AUDITED, TERMS)
+    small = metric(result, "stability", "m")
+    assert (small.verdict, small.estimate) == ("insufficient", None)
+
+
 def test_leakage_is_judged_against_its_limit() -> None:
     assert metric(audit_segments([segments()], AUDITED, TERMS), "leakage").verdict == "pass"
     telling = SegmentTables(table([[5_000, 1_000], [1_000, 5_000]], ("a", "b")))
