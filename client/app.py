@@ -2,9 +2,9 @@
 
 `query.plan` asks whether the institution answers a plan; `query.answer` carries one question of it; `query.share`,
 `query.consent` and `query.unmask` are the other waves of a secure sum; `query.witness` is about audit logs. Whatever
-happens inside, the coordinator learns `accepted`, a sealed release, a sealed message of the secure sum or about logs, or
-the constant `declined`: the guard wraps all handlers, turns every exception into `declined`, and stops any reply that the door did not seal. The reason stays in the
-node's own log, without customer values.
+happens inside, the coordinator learns `accepted`, a sealed release, a sealed message of the secure sum or about logs,
+or the constant `declined`: the guard wraps all handlers, turns every exception into `declined`, and stops any reply
+that the door did not seal. The reason stays in the node's own log, without customer values.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _take_cosignatures(node: Node, plan: str, message: LogMessage | None) -> Non
     request = WitnessRequest.from_bytes(message.payload)
     if message.seal or request.plan != plan or request.to_cosign or request.growth_from or request.cosigned is None:
         raise RefusedError("a message about logs that does not belong to its question")
-    node.log.answer(request)
+    node.log.take(request)
 
 
 def _about_logs(node: Node, request: WitnessRequest) -> LogMessage:

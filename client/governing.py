@@ -93,7 +93,7 @@ class Governance(Document):
     packs: tuple[_Text, ...]
     own_packs: tuple[_Text, ...] = ()
     declared_by: _Text
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default_factory=dict)
     sharing: Annotated[bool, Field(strict=True)] = False
     special_categories: Annotated[bool, Field(strict=True)] = False
     open_banking: OpenBankingLimits | None = None
@@ -191,7 +191,7 @@ class NodeGovernance:
             "decision": decision,
             "admitted": str(admitted).lower(),
         }
-        self._log.append(f"admission {run} {decision}", entry, {})
+        self._log.record(f"admission {run} {decision}", entry)
 
     def _cohort(self, plan: Plan) -> Cohort:
         declared = None if self._declared is None else self._declared[0]
@@ -228,7 +228,7 @@ class NodeGovernance:
         return Facts.of(facts, f"ledger of {self._institution}")
 
     def _consent_facts(self, plan: Plan) -> list[Facts]:
-        """Nobody whom the snapshot leaves out is in the cohort: what rules count is what is left, and that is nobody."""
+        """Nobody whom the snapshot leaves out is in the cohort: of those whom rules count, nobody is left."""
         if self.consent is None:
             return []
         cohort = self._cohort(plan)

@@ -278,7 +278,7 @@ def open_node(
     protected = protected or partial(load_protected_table, folder / _CUSTOMERS, contract)
     asked_about = PlanPeople(people, seeds, contract, protected, models)
     ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
-    log = NodeLog(folder, identity.institution, key, store, lambda plan: gate.approval(plan))
+    log = NodeLog(folder, identity.institution, key, lambda plan: gate.approval(plan))
     governance = NodeGovernance(
         folder,
         identity.institution,

@@ -1,9 +1,8 @@
-"""A node's own records beside the ledger: approved plans, decisions, what opens commitments. Local, never sent."""
+"""A node's own records beside the ledger: plans it approved, and what it decided of their runs. Local, never sent."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -44,13 +43,6 @@ _decisions = Table(
     Column("facts", LargeBinary),
 )
 
-_openings = Table(
-    "openings",
-    _metadata,
-    Column("key", String, primary_key=True),
-    Column("opening", LargeBinary, nullable=False),
-)
-
 
 @dataclass(frozen=True)
 class Approval:
@@ -61,10 +53,7 @@ class Approval:
 
 
 class NodeStore:
-    """Approvals, decisions and openings, in the database that also holds the ledger.
-
-    What was released stands in the audit log; here is what opens the log's commitments.
-    """
+    """Approvals and decisions, in the database that also holds the ledger. Releases stand in the audit log."""
 
     def __init__(self, store: Engine) -> None:
         self._store = store
@@ -134,18 +123,6 @@ class NodeStore:
         with self._store.begin() as connection:
             rows = connection.execute(query.order_by(_decisions.c.sequence)).all()
         return [(Decision.model_validate_json(row.document), Facts.model_validate_json(row.facts)) for row in rows]
-
-    def keep_opening(self, key: str, opening: Mapping[str, str]) -> None:
-        """Keep what opens the commitments of a log entry; the same again changes nothing."""
-        with self._store.begin() as connection:
-            if connection.execute(select(_openings.c.key).where(_openings.c.key == key)).first() is None:
-                connection.execute(insert(_openings).values(key=key, opening=canonical_bytes(dict(opening))))
-
-    def opening(self, key: str) -> dict[str, str]:
-        """What opens the commitments of the log entry of that key; empty where nothing was kept."""
-        with self._store.begin() as connection:
-            found = connection.execute(select(_openings.c.opening).where(_openings.c.key == key)).scalar()
-        return {} if found is None else dict(json.loads(found))
 
 
 def _now() -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine
 
-from cohortium.client.store import Approval, NodeStore
+from cohortium.client.store import Approval
 from cohortium.governance.log import (
     AuditLog,
     Ed25519Signer,
+    JoinedStore,
     Verifier,
     Witness,
     WitnessError,
@@ -45,7 +46,6 @@ class NodeLog:
         folder: the node's state folder.
         institution: the node's name in its charters.
         key: its identity key, which signs its checkpoints and cosigns others'.
-        store: where openings of commitments are kept.
         approved: the approval of a plan by digest; `RefusedError` when there is none or it has expired.
     """
 
@@ -54,17 +54,15 @@ class NodeLog:
         folder: Path,
         institution: str,
         key: Ed25519PrivateKey,
-        store: NodeStore,
         approved: Callable[[str], Approval],
     ) -> None:
         self._path = folder / LOG_FILE
         self._institution = institution
         self._key = key
-        self._store = store
         self._approved = approved
-        self._engine: Engine | None = None
+        self._engine: JoinedStore | None = None
         self._opened: tuple[AuditLog, Witness] | None = None
-        self._appended = ("", -1)
+        self._pending: str | None = None
         self._last_of_runs: int | None = None
 
     def close(self) -> None:
@@ -76,7 +74,7 @@ class NodeLog:
         """See `privacy.gate.AuditSink`."""
         charter = self._approved(plan).charter
         log, _ = self._parts(charter)
-        quorum, cosigned = quorum_for(charter, self._institution), log.cosigned()
+        quorum, cosigned = quorum_for(charter, self._institution), self._cosigned(log)
         needed = quorum.needed.witnesses
         if needed == 0:
             return
@@ -85,36 +83,45 @@ class NodeLog:
         if self._last_entry(log) >= _size(cosigned):
             raise RefusedError("nobody has witnessed the audit log's newest entry", fix="resume when others answer")
 
-    def append(self, key: str, entry: Mapping[str, str | int], opening: Mapping[str, str]) -> None:
+    def record(self, key: str, entry: Mapping[str, str | int]) -> bytes:
         """See `privacy.gate.AuditSink`."""
         log, _ = self._parts(self._approved(str(entry["plan"])).charter)
-        if opening:
-            self._store.keep_opening(key, opening)
-        (index,) = log.append([entry], keys=[key])
-        self._appended = key, index
+        with self._together():
+            if self._pending is not None:
+                log.keep_cosigned(self._pending)
+            (index,) = log.append([entry], keys=[key])
+            news = self._news(log, ())
+            size = _size(news.checkpoint)
+            statement = Statement(
+                checkpoint=news.checkpoint,
+                growth=news.growth,
+                index=index,
+                entry=log.entry(index).leaf.to_bytes().hex(),
+                inclusion=tuple(part.hex() for part in log.inclusion(index, size)),
+                cosigned=self._cosigned(log),
+            )
+        self._pending = None
         self._last_of_runs = max(index, self._last_entry(log))
+        return statement.to_bytes()
 
-    def statement(self, key: str) -> bytes:
-        """See `privacy.gate.AuditSink`."""
-        known, index = self._appended
-        if self._opened is None or known != key:
-            raise Defect("a statement of an entry that was not just appended")
-        log, _ = self._opened
-        news = self._news(log, ())
-        size = _size(news.checkpoint)
-        return Statement(
-            checkpoint=news.checkpoint,
-            growth=news.growth,
-            index=index,
-            entry=log.entry(index).leaf.to_bytes().hex(),
-            inclusion=tuple(part.hex() for part in log.inclusion(index, size)),
-            cosigned=log.cosigned(),
-        ).to_bytes()
+    def take(self, request: WitnessRequest) -> None:
+        """Take cosignatures of the own log; they are kept with the next entry.
+
+        Raises:
+            DataError: not a checkpoint of this log, or a cosignature in it does not hold.
+        """
+        charter = self._approved(request.plan).charter
+        if request.cosigned is None:
+            return
+        quorum_for(charter, self._institution).cosigners(request.cosigned)
+        kept = self._parts(charter)[0].cosigned()
+        if kept is None or _size(request.cosigned) >= _size(kept):
+            self._pending = request.cosigned
 
     def cosigners(self, plan: str) -> int:
         """How many others cosigned the newest checkpoint that any of them did, by the plan's charter."""
         charter = self._approved(plan).charter
-        cosigned = self._parts(charter)[0].cosigned()
+        cosigned = self._cosigned(self._parts(charter)[0])
         return 0 if cosigned is None else len(quorum_for(charter, self._institution).cosigners(cosigned))
 
     def answer(self, request: WitnessRequest) -> WitnessReply:
@@ -126,21 +133,20 @@ class NodeLog:
         """
         charter = self._approved(request.plan).charter
         log, witness = self._parts(charter)
+        verifiers = log_verifiers(charter)
         if request.cosigned is not None:
             quorum_for(charter, self._institution).cosigners(request.cosigned)
-            log.keep_cosigned(request.cosigned)
-        verifiers = log_verifiers(charter)
-        lines = dict(self._cosign(verifiers, witness, asked) for asked in request.to_cosign)
+        with self._together():
+            if request.cosigned is not None:
+                log.keep_cosigned(request.cosigned)
+            lines = dict(self._cosign(verifiers, witness, asked) for asked in request.to_cosign)
+            others = [origin for origin in verifiers if origin != log.origin]
+            known = {origin: witness.known(origin) for origin in others}
+            news = self._news(log, request.growth_from)
         witnessed = tuple(
-            Witnessed(
-                log=origin,
-                size=0 if (known := witness.known(origin)) is None else known.checkpoint.size,
-                line=lines.get(origin),
-            )
-            for origin in verifiers
-            if origin != log.origin
+            Witnessed(log=origin, size=0 if seen is None else seen.checkpoint.size, line=lines.get(origin))
+            for origin, seen in known.items()
         )
-        news = self._news(log, request.growth_from)
         return WitnessReply(checkpoint=news.checkpoint, growth=news.growth, witnessed=witnessed)
 
     def _cosign(self, verifiers: Mapping[str, Verifier], witness: Witness, asked: ToCosign) -> tuple[str, str | None]:
@@ -158,7 +164,8 @@ class NodeLog:
     def _parts(self, charter: Charter) -> tuple[AuditLog, Witness]:
         origin = log_origin(charter.name, self._institution)
         if self._opened is None:
-            self._engine = open_store(self._path)
+            if self._engine is None:
+                self._engine = JoinedStore(open_store(self._path))
             log = AuditLog(self._engine, origin, Ed25519Signer(origin, self._key))
             self._opened = log, Witness(self._engine, origin, self._key)
         if self._opened[0].origin != origin:
@@ -169,10 +176,27 @@ class NodeLog:
             )
         return self._opened
 
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """One commit for all that is done in it; after a failure the log is read anew from its file."""
+        if self._engine is None:
+            raise Defect("an audit log that was not opened")
+        try:
+            with self._engine.together():
+                yield
+        except BaseException:
+            self._opened = self._last_of_runs = None
+            raise
+
+    def _cosigned(self, log: AuditLog) -> str | None:
+        """The newest checkpoint of this log that others cosigned."""
+        kept = log.cosigned()
+        return kept if self._pending is None else self._pending
+
     def _news(self, log: AuditLog, wanted: tuple[int, ...]) -> WitnessReply:
         note = log.checkpoint()
         size = _size(note)
-        from_sizes = sorted({old for old in (*wanted, _size(log.cosigned())) if 0 < old <= size})
+        from_sizes = sorted({old for old in (*wanted, _size(self._cosigned(log))) if 0 < old <= size})
         growth = tuple(
             Growth(old=old, proof=tuple(part.hex() for part in log.consistency(old, size))) for old in from_sizes
         )

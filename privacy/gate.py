@@ -84,16 +84,14 @@ class AuditSink(Protocol):
         without."""
         ...
 
-    def append(self, key: str, entry: Mapping[str, str | int], opening: Mapping[str, str]) -> None:
-        """Record an entry durably, once for each key.
+    def record(self, key: str, entry: Mapping[str, str | int]) -> bytes:
+        """Record an entry durably, once for each key; what goes with its release.
 
         Args:
             key: a second entry under the same key is not recorded.
             entry: what everybody may learn who is shown the log.
-            opening: what opens the entry's commitments; kept apart from the log, by the institution alone.
-        """
-        ...
 
-    def statement(self, key: str) -> bytes:
-        """What goes with the release of an entry: the newest checkpoint, and the newest that others cosigned."""
+        Returns:
+            A `study.witness.Statement`: the entry in the log's newest checkpoint, and the newest that others cosigned.
+        """
         ...

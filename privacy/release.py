@@ -39,7 +39,7 @@ from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import Defect, PlanError, RefusedError
 from cohortium.study.question import LogMessage, Question, Release, SumMessage
 
-__all__ = ["MAX_WIDTH", "MIN_SIGMA", "Door", "noise_scale"]
+__all__ = ["MAX_WIDTH", "MIN_SIGMA", "Door", "consent_opening", "noise_scale"]
 
 MIN_SIGMA = 2**20
 """Least sigma in integer units: below it the discreteness of the noise would cost noticeable delta."""
@@ -166,9 +166,8 @@ class Door:
 
     def _handed_out(self, question: str, stored: _Stored) -> Release:
         """Whoever hands out a reply first sees to it that the log has its entry."""
-        key = f"charge {stored.entry['charge']}"
-        self._audit.append(key, stored.public_entry, {"consent_root": stored.root, "salt": stored.salt})
-        release = Release(question, stored.vector, b"", stored.note, self._audit.statement(key))
+        statement = self._audit.record(f"charge {stored.entry['charge']}", stored.public_entry)
+        release = Release(question, stored.vector, b"", stored.note, statement)
         return replace(release, seal=self._seal_of(release))
 
     def _seal_of(self, release: Release) -> bytes:
@@ -213,6 +212,17 @@ class _Stored:
         size = int.from_bytes(length, "big")
         vector = np.frombuffer(words, dtype="<i8").astype(np.int64, copy=False)
         return cls(vector, rest[:size], **json.loads(rest[size:]))
+
+
+def consent_opening(reply: bytes, width: int) -> dict[str, str]:
+    """What opens the commitment in the log entry of a stored reply: `consent_root` and `salt`, hexadecimal.
+
+    Args:
+        reply: as the ledger keeps it.
+        width: words of the release.
+    """
+    stored = _Stored.from_bytes(reply, width)
+    return {"consent_root": stored.root, "salt": stored.salt}
 
 
 def _entry(charge: Charge, decision: str) -> dict[str, str | int]:

@@ -71,6 +71,11 @@ class AuditAnswer:
     pooled: tuple[GroupAnswers, ...]
     own: Mapping[str, tuple[GroupAnswers, ...]]
 
+    @property
+    def digest(self) -> str:
+        """Of what is made known."""
+        return self.document.digest
+
 
 Released = Bundle | Model[EncoderModel] | Model[LookalikeModel] | AuditAnswer
 """What a run gives: segments, an encoder, a campaign's ranker, or tables of groups."""

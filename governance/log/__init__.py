@@ -5,6 +5,7 @@ Must never happen here: an entry that is changed or removed, a customer's id or 
 """
 
 from cohortium.governance.log.checkpoint import COORDINATOR, Checkpoint, log_origin, open_checkpoint, parse_checkpoint
+from cohortium.governance.log.joined import JoinedStore
 from cohortium.governance.log.leaf import Leaf, fresh_leaf, parse_leaf
 from cohortium.governance.log.merkle import leaf_hash, verify_inclusion
 from cohortium.governance.log.note import (
@@ -39,8 +40,8 @@ from cohortium.governance.log.witness import (
 )
 
 __all__ = [
-    "AuditLog",
     "COORDINATOR",
+    "AuditLog",
     "Checkpoint",
     "ConsistencyProof",
     "Cosigner",
@@ -49,6 +50,7 @@ __all__ = [
     "Ed25519Verifier",
     "Finding",
     "InclusionProof",
+    "JoinedStore",
     "Known",
     "Leaf",
     "LogEntry",

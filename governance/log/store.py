@@ -19,7 +19,6 @@ from typing import Any
 from sqlalchemy import (
     Column,
     Connection,
-    Engine,
     Integer,
     LargeBinary,
     MetaData,
@@ -34,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from cohortium.governance.log.checkpoint import Checkpoint, open_checkpoint
+from cohortium.governance.log.joined import LogFile
 from cohortium.governance.log.leaf import Leaf, fresh_leaf, parse_leaf
 from cohortium.governance.log.merkle import Frontier, consistency_ranges, inclusion_ranges, leaf_hash
 from cohortium.governance.log.note import Note, Signer, parse_note
@@ -148,7 +148,7 @@ class KeptRows:
     origin: str
     checkpoints: tuple[str, ...]
     cosigned: tuple[str, ...]
-    _store: Engine
+    _store: LogFile
 
     def leaves(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Position, leaf and stored hash of every row, in the order of positions."""
@@ -173,7 +173,7 @@ def _blob(value: Any) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def kept_rows(store: Engine) -> KeptRows:
+def kept_rows(store: LogFile) -> KeptRows:
     """A log to be verified; `DataError` where the store holds none of this version."""
     origin = log_origin_of(store)
     with database_errors(store), store.begin() as connection:
@@ -183,7 +183,7 @@ def kept_rows(store: Engine) -> KeptRows:
     return KeptRows(origin, tuple(map(str, checkpoints)), tuple(map(str, cosigned)), store)
 
 
-def log_origin_of(store: Engine) -> str:
+def log_origin_of(store: LogFile) -> str:
     """The origin of the log in a store; `DataError` where it holds none of this version."""
     with database_errors(store), store.begin() as connection:
         return _origin(connection, store)
@@ -199,7 +199,7 @@ class LogReader:
         DataError: the store holds no log of this version.
     """
 
-    def __init__(self, store: Engine) -> None:
+    def __init__(self, store: LogFile) -> None:
         self._store = store
         self._head = _Head()  # of some earlier size; replaced, never changed
         self.origin = log_origin_of(store)
@@ -312,7 +312,7 @@ class AuditLog(LogReader):
         DataError: the store holds the log of another origin or version.
     """
 
-    def __init__(self, store: Engine, origin: str, signer: Signer) -> None:
+    def __init__(self, store: LogFile, origin: str, signer: Signer) -> None:
         if signer.verifier.name != origin:
             raise Defect("a log is signed under its own name")
         with database_errors(store), store.begin() as connection:
@@ -493,7 +493,7 @@ def _same_entry(key: str, earlier: bytes, leaf: Leaf) -> None:
         )
 
 
-def _origin(connection: Connection, store: Engine) -> str:
+def _origin(connection: Connection, store: LogFile) -> str:
     missing = {table.name for table in _metadata.tables.values()} - set(inspect(connection).get_table_names())
     rows = [] if missing else [tuple(row) for row in connection.execute(select(_header))]
     if len(rows) != 1 or rows[0][0] != LOG_SCHEMA:
@@ -506,7 +506,7 @@ def _origin(connection: Connection, store: Engine) -> str:
 
 
 @contextmanager
-def database_errors(store: Engine) -> Iterator[None]:
+def database_errors(store: LogFile) -> Iterator[None]:
     """Names what the database could not do. Its own message could quote a statement, and is not passed on."""
     try:
         yield

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, func, insert, inspect, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, func, insert, inspect, select
 
 from cohortium.governance.log.checkpoint import Checkpoint, parse_checkpoint
+from cohortium.governance.log.joined import LogFile
 from cohortium.governance.log.merkle import EMPTY_ROOT, verify_consistency
 from cohortium.governance.log.note import Cosigner, CosignerVerifier, Note, Signature, Verifier, parse_note
 from cohortium.governance.log.store import append_only, database_errors
@@ -105,7 +106,7 @@ class Witness:
     """
 
     def __init__(
-        self, store: Engine, name: str, key: Ed25519PrivateKey, seconds: Callable[[], float] = time.time
+        self, store: LogFile, name: str, key: Ed25519PrivateKey, seconds: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._key = key
@@ -187,7 +188,7 @@ class Witness:
             raise ProofFailedError(origin)
 
 
-def known_logs(store: Engine) -> tuple[Known, ...]:
+def known_logs(store: LogFile) -> tuple[Known, ...]:
     """The newest checkpoint of every log that the witness of a store cosigned, by origin."""
     with database_errors(store), store.begin() as connection:
         if _seen.name not in inspect(connection).get_table_names():

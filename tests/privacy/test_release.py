@@ -23,7 +23,7 @@ from cohortium.privacy.discrete_gaussian import sample_discrete_gaussian
 from cohortium.privacy.gate import Counted, Terms
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.privacy.query import SCALE, Contribution, QuerySpec, SumQuery, bounded_total
-from cohortium.privacy.release import MAX_WIDTH, MIN_SIGMA, Door, noise_scale
+from cohortium.privacy.release import MAX_WIDTH, MIN_SIGMA, Door, consent_opening, noise_scale
 from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.errors import BudgetError, CohortiumError, Defect, PlanError, RefusedError
@@ -81,18 +81,14 @@ class Events(list[Mapping[str, Any]]):
     def __init__(self) -> None:
         super().__init__()
         self.keys: list[str] = []
-        self.openings: list[Mapping[str, str]] = []
 
     def require_witnessed(self, _plan: str) -> None:
         pass
 
-    def append(self, key: str, entry: Mapping[str, Any], opening: Mapping[str, str]) -> None:  # type: ignore[override]
+    def record(self, key: str, entry: Mapping[str, Any]) -> bytes:
         if key not in self.keys:
-            super().append(entry)
+            self.append(entry)
             self.keys.append(key)
-            self.openings.append(opening)
-
-    def statement(self, key: str) -> bytes:
         return f"entry {self.keys.index(key)}".encode()
 
 
@@ -192,13 +188,10 @@ class Recorder:
         self.steps.append("noise" if charged == [question().digest] else "noise before charge")
         return self._bits.words(count)  # type: ignore[no-any-return]
 
-    def append(self, _key: str, entry: Mapping[str, Any], _opening: Mapping[str, str]) -> None:
+    def record(self, _key: str, entry: Mapping[str, Any]) -> bytes:
         (charge,) = self._ledger.charges()
         stored = self._ledger.replay(charge.slot, entry["question"])
         self.steps.append("audit before reply" if stored is None else "audit")
-
-    def statement(self, _key: str) -> bytes:
-        self.steps.append("statement")
         return b""
 
 
@@ -206,10 +199,10 @@ def test_the_order_of_the_door(ledger: Ledger, seeded_bits: Callable[[int], Any]
     seen = Recorder(ledger, seeded_bits(0))
     door = make_door(ledger, seen, gate=seen, consent=seen, build=seen.build, audit=seen)
     door.release(question())
-    answered = ["gate", "build", "witnesses", "consent", "noise", "consent", "audit", "statement"]
+    answered = ["gate", "build", "witnesses", "consent", "noise", "consent", "audit"]
     assert seen.steps == answered
     door.release(question())
-    assert seen.steps == [*answered, "gate", "build", "audit", "statement"], "asked again: no look at anybody"
+    assert seen.steps == [*answered, "gate", "build", "audit"], "asked again: no look at anybody"
 
 
 def test_no_noise_without_the_charge_on_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +235,7 @@ def test_the_log_entry_says_what_was_charged_and_nothing_of_the_answer(ledger: L
     gate = Gate(decision="sha256:" + "d" * 64)
     release = make_door(ledger, audit=events, gate=gate, consent=All((root, people()))).release(question())
     (charge,) = ledger.charges()
-    (entry,), (opening,) = events, events.openings
+    (entry,), (opening,) = events, openings(ledger)
     commitment = hashlib.sha256(b"cohortium.consent-root/1\0" + bytes.fromhex(opening["salt"]) + root).hexdigest()
     assert entry == {
         "event": "release",
@@ -263,12 +256,20 @@ def test_the_log_entry_says_what_was_charged_and_nothing_of_the_answer(ledger: L
     assert release.statement == b"entry 0"
 
 
+def openings(ledger: Ledger) -> list[Mapping[str, str]]:
+    """What opens the commitments of all charges, from the replies that the ledger keeps."""
+    charges = list(ledger.charges())
+    stored = [ledger.replay(charge.slot, charge.question) for charge in charges]
+    return [consent_opening(reply or b"", charge.width) for reply, charge in zip(stored, charges, strict=True)]
+
+
 def test_equal_states_of_consent_are_committed_to_unequally(ledger: Ledger) -> None:
     events = Events()
     door = make_door(ledger, audit=events)
     door.release(question(step=0))
     door.release(question(step=1))
-    assert events.openings[0]["consent_root"] == events.openings[1]["consent_root"]
+    first, second = openings(ledger)
+    assert first["consent_root"] == second["consent_root"]
     assert events[0]["consent"] != events[1]["consent"]
 
 
@@ -301,7 +302,7 @@ def test_who_withdraws_while_a_question_is_answered_is_not_in_the_answer(
     assert (release.vector == bounded_total(QUERY, after) + noise).all()
     assert (unused != noise).any()
     assert len(list(ledger.charges())) == 1
-    assert [opening["consent_root"] for opening in events.openings] == [(b"b" * 32).hex()]
+    assert [opening["consent_root"] for opening in openings(ledger)] == [(b"b" * 32).hex()]
 
 
 def test_consent_that_never_holds_still_is_not_answered_and_not_charged_twice(ledger: Ledger) -> None:
@@ -447,10 +448,11 @@ def _release_and_die(path: str, stage: str, said: Any) -> None:
             return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
 
     class DyingAudit(Events):
-        def append(self, key: str, entry: Mapping[str, Any], opening: Mapping[str, str]) -> None:  # type: ignore[override]
+        def record(self, key: str, entry: Mapping[str, Any]) -> bytes:
             die("after settle")
-            super().append(key, entry, opening)
+            statement = super().record(key, entry)
             die("after audit")
+            return statement
 
     class DyingConsent:
         looks = 0
