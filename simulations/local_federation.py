@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import ArrayLike, NDArray
 
 from cohortium.client.app import make_client_app
-from cohortium.client.node import NodeIdentity, create_node, identity_key, open_node
+from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin
 from cohortium.privacy.accounting import Spend, epsilon_spent, person_at
@@ -90,7 +90,7 @@ class LocalFederation:
             name = f"institution {index}"
             identity = NodeIdentity(institution=name, lifetime_epsilon=epsilon, lifetime_delta=delta, simulation=True)
             create_node(folder / str(index), identity, contract)
-            self.nodes.append(open_node(folder / str(index), table, protected=_giving(protected, index)))
+            self.nodes.append(_opened(folder / str(index), table, protected[index] if protected else None))
             stack.callback(self.nodes[-1].close)
             members.append({"name": name, "region": SIMULATION, "identity": identity_key(folder / str(index))})
         key = Ed25519PrivateKey.from_private_bytes(fresh_key())
@@ -136,8 +136,8 @@ class LocalFederation:
         return _privacy_spent(spends, len(self.nodes), trust, delta, releases)
 
 
-def _giving(tables: Sequence[CustomerTable], index: int) -> Callable[[], CustomerTable] | None:
-    return (lambda: tables[index]) if tables else None
+def _opened(folder: Path, table: CustomerTable, protected: CustomerTable | None) -> Node:
+    return open_node(folder, table) if protected is None else open_node(folder, table, protected=lambda: protected)
 
 
 def public_bounds(

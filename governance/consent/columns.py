@@ -91,7 +91,7 @@ class Columns:
 
     def __init__(self, stored: NDArray[np.void], sequence: int) -> None:
         self.sequence = sequence
-        self.rows: NDArray[np.void] = np.ascontiguousarray(stored["row"])
+        self.rows: NDArray[np.void] = np.ascontiguousarray(stored["row"], dtype=ROW)
         self.lookups: Words = stored["lookup"].astype(np.uint64)
         self.alive: NDArray[np.bool_] = np.ones(len(stored), dtype=np.bool_)
         self.gone = 0
@@ -126,13 +126,18 @@ class Columns:
 
     def _append(self, stored: NDArray[np.void], tags: Words) -> None:
         numbers = np.arange(len(self.rows), len(self.rows) + len(stored), dtype=np.int64)
-        self.rows = np.concatenate([self.rows, stored["row"]])
+        rows = np.empty(len(self.rows) + len(stored), dtype=ROW)  # concatenate would change the order of bytes
+        rows[: len(self.rows)], rows[len(self.rows) :] = self.rows, stored["row"]
+        self.rows = rows
         self.lookups = np.concatenate([self.lookups, stored["lookup"].astype(np.uint64)])
         self.alive = np.concatenate([self.alive, np.ones(len(stored), dtype=np.bool_)])
         inner, first = _sorted(tags)
         places = np.searchsorted(self._first, first)
         self._order = np.insert(self._order, places, numbers[inner])
         self._first = np.insert(self._first, places, first)
+        if (self._first[1:] == self._first[:-1]).any():  # the second words decide
+            inner, self._first = _sorted(self.rows["tag"][self._order].astype(np.uint64))
+            self._order = self._order[inner]
 
     def _forget(self, numbers: NDArray[np.int64]) -> None:
         self.alive[numbers] = False
