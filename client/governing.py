@@ -157,7 +157,12 @@ class NodeGovernance:
         snapshot = self.consent.snapshot(self._cohort(self._approved(plan).plan))
         allowed = snapshot.allowed(people.keys)
         kept = people if allowed.all() else people.take(allowed)
-        return Counted(kept, bytes.fromhex(snapshot.root.removeprefix("sha256:")))
+        return Counted(kept, bytes.fromhex(snapshot.root.removeprefix("sha256:")), snapshot.sequence)
+
+    def answered(self, counted: Counted, run: str, question: str) -> None:
+        """See `privacy.gate.ConsentView`."""
+        if self.consent is not None:
+            self.consent.note_round(run, question, counted.sequence)
 
     def admit(self, plan: str, run: str) -> None:
         """Decide whether a run is admitted, and write the decision down.

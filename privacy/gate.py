@@ -38,10 +38,12 @@ class Counted:
     Args:
         people: those whom the next release may count.
         root: 32 bytes that commit to the state of everybody's consent; they never leave the institution bare.
+        sequence: number of the newest consent event in it.
     """
 
     people: CustomerTable
     root: bytes
+    sequence: int = 0
 
 
 class PolicyGate(Protocol):
@@ -73,6 +75,10 @@ class ConsentView(Protocol):
 
     def counted(self, people: CustomerTable, plan: str) -> Counted:
         """The people whom the next release for that plan may count, as consent stands now."""
+        ...
+
+    def answered(self, counted: Counted, run: str, question: str) -> None:
+        """Told when a question was answered from that state: receipts name the first one without somebody."""
         ...
 
 

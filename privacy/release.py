@@ -140,6 +140,7 @@ class Door:
                 raise RefusedError("consent changes faster than it can be counted", fix="ask again; nothing is lost")
             reply = _Stored(vector, note, _entry(charge, terms.decision), counted.root.hex(), fresh_key().hex())
             stored = self._ledger.settle(charge, reply.to_bytes())
+            self._consent.answered(counted, header.run, question.digest)
         return self._handed_out(question.digest, _Stored.from_bytes(stored, query.width))
 
     def has_sealed(self, release: Release) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from cohortium.client.onboarding.engine import literal
 from cohortium.governance.report import LookalikeSummary, RunSummary, render_report
 from cohortium.simulations.bank_world import BankWorldSpec, make_bank_world
+from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.lookalike_study import SeedOrder, simulate_campaign, simulate_encoder
 from cohortium.simulations.run_folder import Say, SimulationOrder, write_bytes
 from cohortium.simulations.sources import BankWorldData, SplitData, demo_data
@@ -47,6 +48,7 @@ def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
     """
     contract, data = demo_data(synthetic, say)
     first = SimulationOrder(demo_plan(contract), contract, data, out, lifetime_delta=1e-6, resume=resume)
+    first = replace(first, governance=SimulatedGovernance())
     segments = simulate(first, say)
     state = first.state_folder
 

@@ -48,6 +48,7 @@ from cohortium.privacy.ledger import open_store
 from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.server.app import StudyOrder, make_server_app
 from cohortium.server.study_run import Asked, Released, run_study
+from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.grid import run_in_process
 from cohortium.simulations.nodes import STATE_FOLDER, ray_client_app
 from cohortium.simulations.ray_engine import run_on_ray
@@ -96,6 +97,7 @@ class SimulationOrder:
         engine: in this process, or on Flower's own simulation (Ray).
         resume: continue the run that `out` holds.
         base: for a campaign, the encoder's model that its plan names.
+        governance: consent and rules of the institutions; without it no rule is in force and everybody counts.
     """
 
     plan: Plan
@@ -109,6 +111,7 @@ class SimulationOrder:
     engine: Engine = "in-process"
     resume: bool = False
     base: Model[EncoderModel] | None = None
+    governance: SimulatedGovernance | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -320,7 +323,8 @@ def _charter_of(order: SimulationOrder, folders: Mapping[str, Path]) -> Charter:
     given = order.charter
     if given is None:
         members = tuple(
-            Institution(name=name, region=order.plan.regions[0], identity=key) for name, key in keys.items()
+            Institution(name=name, region=_region(order, index), identity=key)
+            for index, (name, key) in enumerate(keys.items())
         )
         return parse_charter(
             {
@@ -340,6 +344,10 @@ def _charter_of(order: SimulationOrder, folders: Mapping[str, Path]) -> Charter:
         )
     members = tuple(_with_key(institution, keys.get(institution.name)) for institution in given.institutions)
     return given.model_copy(update={"institutions": members, "coordinator": given.coordinator or coordinator})
+
+
+def _region(order: SimulationOrder, index: int) -> str:
+    return SIMULATION if order.governance is None else order.governance.region(index)
 
 
 def _with_key(institution: Institution, key: str | None) -> Institution:
@@ -377,7 +385,7 @@ def _check_order(order: SimulationOrder) -> None:
 def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: ExitStack) -> dict[str, Node]:
     """Every institution's node."""
     nodes = {}
-    for name, folder in folders.items():
+    for index, (name, folder) in enumerate(folders.items()):
         identity = NodeIdentity(
             institution=name,
             lifetime_epsilon=order.lifetime_epsilon,
@@ -385,7 +393,10 @@ def _open_nodes(order: SimulationOrder, folders: Mapping[str, Path], stack: Exit
             simulation=True,
         )
         create_node(folder, identity, order.contract)
-        node = open_node(folder, load_customer_table(folder / "customers", order.contract))
+        people = load_customer_table(folder / "customers", order.contract)
+        if order.governance is not None:
+            order.governance.prepare(folder, index, people.keys.tolist())
+        node = open_node(folder, people)
         stack.callback(node.close)
         nodes[name] = node
     return nodes

@@ -67,12 +67,17 @@ class All:
 
     def __init__(self, *states: tuple[bytes, CustomerTable]) -> None:
         self.states = list(states)
+        self.noted: list[bytes] = []
 
     def counted(self, table: CustomerTable, _plan: str) -> Counted:
         if not self.states:
             return Counted(table, bytes(32))
         root, people = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return Counted(people, root)
+
+    def answered(self, counted: Counted, run: str, asked: str) -> None:
+        assert (run, asked) == ("0" * 32, question().digest) or counted.root == bytes(32)
+        self.noted.append(counted.root)
 
 
 class Events(list[Mapping[str, Any]]):
@@ -176,6 +181,9 @@ class Recorder:
         self.steps.append("consent")
         return Counted(table, bytes(32))
 
+    def answered(self, *_: Any) -> None:
+        self.steps.append("answered")
+
     def require_witnessed(self, _plan: str) -> None:
         self.steps.append("witnesses")
 
@@ -199,7 +207,7 @@ def test_the_order_of_the_door(ledger: Ledger, seeded_bits: Callable[[int], Any]
     seen = Recorder(ledger, seeded_bits(0))
     door = make_door(ledger, seen, gate=seen, consent=seen, build=seen.build, audit=seen)
     door.release(question())
-    answered = ["gate", "build", "witnesses", "consent", "noise", "consent", "audit"]
+    answered = ["gate", "build", "witnesses", "consent", "noise", "consent", "answered", "audit"]
     assert seen.steps == answered
     door.release(question())
     assert seen.steps == [*answered, "gate", "build", "audit"], "asked again: no look at anybody"
@@ -303,6 +311,7 @@ def test_who_withdraws_while_a_question_is_answered_is_not_in_the_answer(
     assert (unused != noise).any()
     assert len(list(ledger.charges())) == 1
     assert [opening["consent_root"] for opening in openings(ledger)] == [(b"b" * 32).hex()]
+    assert consent.noted == [b"b" * 32], "what was counted in the end, once"
 
 
 def test_consent_that_never_holds_still_is_not_answered_and_not_charged_twice(ledger: Ledger) -> None:
@@ -461,6 +470,9 @@ def _release_and_die(path: str, stage: str, said: Any) -> None:
             self.looks += 1
             die("before charge" if self.looks == 1 else "after noise")
             return Counted(table, bytes(32))
+
+        def answered(self, *_: Any) -> None:
+            pass
 
     ledger = Ledger(open_store(Path(path)), "north bank", budget_for(3.0, 1e-6))
     door = make_door(ledger, DyingBits(), audit=DyingAudit(), consent=DyingConsent())
