@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
+from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node, write_whole
 from cohortium.models.programme import Ask, NoisySum
 from cohortium.models.studies import question_terms
 from cohortium.privacy.query import SCALE, bounded_total
@@ -108,6 +110,7 @@ rfm = 0
 CENTRES = np.array([[4.0, 20.0, -0.6], [20.0, 300.0, 0.0], [34.0, 1500.0, 0.7]])
 COLUMNS = ("visits", "spend", "score")
 REGIONS = ("north", "south", "west")
+KEYS = {name: Ed25519PrivateKey.from_private_bytes(name.ljust(32).encode()) for name in REGIONS}
 
 
 def customers(count: int, seed: int = 0) -> NDArray[np.float64]:
@@ -199,19 +202,30 @@ def make_people() -> Callable[..., CustomerTable]:
 
 @pytest.fixture(scope="session")
 def charter() -> Charter:
-    """A federation of three that do not sign: enough for plans without a secure sum."""
-    members = [{"name": name, "region": "EU"} for name in REGIONS]
-    return parse_charter({"schema": "cohortium.charter/1", "name": "small", "institutions": members})
+    """A federation of three whose logs nobody needs to witness: enough for a node that answers alone."""
+    public = {name: key.public_key().public_bytes_raw().hex() for name, key in KEYS.items()}
+    members = [{"name": name, "region": "EU", "identity": public[name]} for name in REGIONS]
+    document = {"schema": "cohortium.charter/1", "name": "small", "institutions": members}
+    return parse_charter({**document, "quorum": {"witnesses": 0}})
+
+
+def simulated(name: str, epsilon: float) -> NodeIdentity:
+    """A node that answers without rules in force."""
+    return NodeIdentity(institution=name, lifetime_epsilon=epsilon, simulation=True)
 
 
 @pytest.fixture
 def make_node(tmp_path: Path, small_contract: Contract, charter: Charter) -> Iterator[Callable[..., Node]]:
-    """An institution on a table of its own, which approved the given plans."""
+    """One of the charter's institutions on a table of its own, which approved the given plans."""
     opened: list[Node] = []
 
     def make(name: str, people: CustomerTable, *plans: Plan, bits: Any = None, epsilon: float = 3.0) -> Node:
         folder = tmp_path / "nodes" / name
-        create_node(folder, NodeIdentity(institution=name, lifetime_epsilon=epsilon), small_contract)
+        if not folder.exists():
+            folder.mkdir(parents=True, mode=0o700)
+            private = KEYS[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            write_whole(folder / "identity.pem", private)
+        create_node(folder, simulated(name, epsilon), small_contract)
         opened.append(open_node(folder, people, bits))
         for plan in plans:
             opened[-1].store.approve(plan, small_contract, charter)
@@ -241,7 +255,7 @@ def make_members(tmp_path: Path, small_contract: Contract) -> Iterator[Callable[
         for index, people in enumerate(tables):
             name = f"bank {index}"
             folders.append(base / name)
-            create_node(folders[-1], NodeIdentity(institution=name, lifetime_epsilon=epsilon), small_contract)
+            create_node(folders[-1], simulated(name, epsilon), small_contract)
             nodes.append(open_node(folders[-1], people, bits[index] if bits else None))
             members.append({"name": name, "region": "EU", "identity": identity_key(folders[-1])})
         document = {"schema": "cohortium.charter/1", "name": "signing", "institutions": members}

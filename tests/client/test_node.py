@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from threading import Barrier
@@ -16,7 +18,6 @@ import pytest
 
 from cohortium.client.node import (
     MAX_CLOCK_SKEW,
-    Everybody,
     Node,
     NodeIdentity,
     PlanGate,
@@ -40,6 +41,7 @@ from cohortium.study.question import PlanQuestion, Question, QuestionHeader
 MakeNode = Callable[..., Node]
 MakePlan = Callable[..., Plan]
 MakePeople = Callable[..., CustomerTable]
+Logged = Callable[[Node], list[dict[str, Any]]]
 
 QUERY = MarginalsQuery((Axis("visits", 0, 40, integer=True), Axis("spend", 0, 2000, log=True), Axis("score", -1, 1)))
 
@@ -117,8 +119,9 @@ def test_an_unsafe_plan_cannot_be_approved(
 ) -> None:
     """All of `models.preflight`, of which these are some, stands before the approval."""
     node, plan = make_node("north", make_people()), make_plan(**changes)
+    members = tuple(member.model_copy(update={"identity": None}) for member in charter.institutions)
     with pytest.raises(PlanError) as caught:
-        node.store.approve(plan, small_contract, charter)
+        node.store.approve(plan, small_contract, charter.model_copy(update={"institutions": members}))
     assert caught.value.place == place
     assert node.store.approved(plan.digest) is None
     with pytest.raises(RefusedError, match="not approved"):
@@ -214,10 +217,28 @@ def test_the_last_day_of_a_plan_counts(
     Calendar(monkeypatch, date(2024, 6, 30))
     node = make_node("north", make_people(), plan)
     header = question(plan).header
-    gate = PlanGate(node.store, today=lambda: date(2024, 6, 30))
-    assert gate.admit(header) == question_terms(plan, header)
+    gate = PlanGate(node.store, lambda *_: "none", lambda: date(2024, 6, 30))
+    assert gate.admit(header) == replace(question_terms(plan, header), decision="none")
     with pytest.raises(RefusedError, match="expired"):
-        PlanGate(node.store, today=lambda: date(2024, 7, 1)).admit(header)
+        PlanGate(node.store, lambda *_: "none", lambda: date(2024, 7, 1)).admit(header)
+
+
+def test_a_run_that_no_decision_admitted_is_not_answered(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    """Each run for itself: the admission of one says nothing of the next, and the newest decision counts."""
+    plan = make_plan()
+    node = make_node("north", make_people(), plan)
+    with pytest.raises(RefusedError, match="no rule has admitted this run"):
+        node.door.release(question(plan))
+    node.accept(offer(plan))
+    assert node.gate.admit(question(plan).header).decision == "none"
+    with pytest.raises(RefusedError, match="no rule has admitted this run"):
+        node.door.release(question(plan, run="1" * 32))
+    node.store.keep_admission(plan.digest, "0" * 32, "sha256:" + "0" * 64, admitted=False, documents=None)
+    with pytest.raises(RefusedError, match="no rule has admitted this run"):
+        node.door.release(question(plan))
+    assert node.ledger.spent().mu2 == 0
 
 
 @pytest.mark.parametrize("seconds", [-MAX_CLOCK_SKEW - 5, MAX_CLOCK_SKEW + 5, -86_400, 86_400, -(10**9), 10**11])
@@ -236,14 +257,15 @@ def test_a_coordinator_whose_clock_is_off_is_refused(
 
 @pytest.mark.parametrize("changes", [{"phase": "more"}, {"step": 1}, {"attempt": 2}, {"kind": "profiles"}])
 def test_what_the_plan_does_not_foresee_costs_nothing(
-    changes: dict[str, Any], make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+    changes: dict[str, Any], make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, logged: Logged
 ) -> None:
     plan = make_plan()
     node = make_node("north", make_people(), plan)
+    node.accept(offer(plan))
     with pytest.raises(RefusedError):
         node.door.release(question(plan, **changes))
     assert node.ledger.spent().mu2 == 0
-    assert node.store.events() == []
+    assert [one["event"] for one in logged(node)] == ["admission"]
 
 
 # --- budgets ---------------------------------------------------------------------------------------------------------
@@ -269,15 +291,15 @@ def test_accepting_reserves_all_of_a_plan_at_once(
 ) -> None:
     """Two plans that do not fit together can never both be accepted, in whatever order, before any question."""
     first, second = make_plan(), make_plan(epsilon=0.97)
-    for order in ((first, second), (second, first)):
-        node = make_node(f"north-{order[0].epsilon}", make_people(), first, second, epsilon=1.02)
+    for name, order in (("north", (first, second)), ("south", (second, first))):
+        node = make_node(name, make_people(), first, second, epsilon=1.02)
         node.accept(offer(order[0]))
         with pytest.raises(BudgetError, match="lifetime"):
-            node.accept(offer(order[1]))
+            node.accept(offer(order[1], run="1" * 32))
         with pytest.raises(BudgetError, match="no budget is reserved"):
-            node.door.release(question(order[1]))
+            node.door.release(question(order[1], run="1" * 32))
         with pytest.raises(BudgetError, match="lifetime"):
-            node.check_terms(order[1], "0" * 32)
+            node.check_terms(order[1], "1" * 32)
         assert [r.plan for r in node.ledger.reservations()] == [order[0].digest]
         node.door.release(question(order[0]))
         node.accept(offer(order[0]))
@@ -312,7 +334,7 @@ def test_two_plans_accepted_at_the_same_time_never_both_pass(
     def accepts(index: int) -> bool:
         together.wait()
         try:
-            nodes[index].accept(offer(plans[index]))
+            nodes[index].accept(offer(plans[index], run=str(index) * 32))
         except BudgetError:
             return False
         return True
@@ -366,12 +388,15 @@ def test_checking_terms_leaves_no_trace(make_node: MakeNode, make_plan: MakePlan
 
 
 def test_keys_of_a_run_belong_to_its_plan(
-    make_members: Callable[..., Any], make_plan: MakePlan, make_people: MakePeople
+    make_members: Callable[..., Any], make_plan: MakePlan, make_people: MakePeople, exchange: Callable[..., None]
 ) -> None:
     one, two = (make_plan(trust="distributed", min_institutions=3, epsilon=0.5, name=name) for name in ("one", "two"))
-    node = make_members([make_people(50)] * 3, one, two).nodes[0]
+    nodes = make_members([make_people(50)] * 3, one, two).nodes
+    node = nodes[0]
+    exchange(nodes, one)
     first = node.accept(offer(one))
     assert first is not None
+    exchange(nodes, one)
     assert node.accept(offer(one)) == first
     with pytest.raises(RefusedError, match="another plan"):
         node.accept(offer(two))
@@ -422,8 +447,8 @@ def test_keys_of_a_run_it_was_not_introduced_to_are_not_shared(
 # --- the record of releases ------------------------------------------------------------------------------------------
 
 
-def test_every_release_leaves_an_event_without_its_content(
-    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+def test_every_release_leaves_one_entry_without_its_content(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, logged: Logged
 ) -> None:
     plan = make_plan()
     node = make_node("north", make_people(), plan)
@@ -432,8 +457,17 @@ def test_every_release_leaves_an_event_without_its_content(
     first, again = node.door.release(asked), node.door.release(asked)
     assert (first.vector == again.vector).all()
     charge = next(iter(node.ledger.charges()))
-    (event,) = node.store.events()
-    assert event == {
+    admission, release = logged(node)
+    assert admission == {
+        "event": "admission",
+        "plan": plan.digest,
+        "run": "0" * 32,
+        "decision": "none",
+        "admitted": "true",
+    }
+    commitment = release.pop("consent")
+    assert re.fullmatch("[0-9a-f]{64}", commitment)
+    assert release == {
         "event": "release",
         "charge": charge.sequence,
         "plan": plan.digest,
@@ -442,14 +476,19 @@ def test_every_release_leaves_an_event_without_its_content(
         "step": 0,
         "attempt": 1,
         "question": asked.digest,
-        "mu2": charge.spend.mu2,
-        "tv": charge.spend.tv,
+        "decision": "none",
+        "mu2": str(charge.spend.mu2),
+        "tv": str(charge.spend.tv),
     }
 
 
-def test_everybody_counts_until_consent_is_built(make_people: MakePeople) -> None:
-    people = make_people()
-    assert Everybody().snapshot(people) is people
+def test_everybody_counts_where_there_is_no_consent_store(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    plan, people = make_plan(), make_people()
+    counted = make_node("north", people, plan).governance.counted(people, plan.digest)
+    assert counted.people is people
+    assert counted.root == bytes(32)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -502,7 +541,7 @@ def test_a_lost_ledger_is_missed_and_never_begun_afresh(
         with pytest.raises(DataError, match="ledger is missing") as caught:
             open_node(folder, make_people())
         assert "put back" in str(caught.value.fix)
-        create_node(folder, NodeIdentity(institution="north"), small_contract)
+        create_node(folder, NodeIdentity(institution="north", simulation=True), small_contract)
         assert not list(folder.glob("node.sqlite*"))
 
 
@@ -527,7 +566,9 @@ def test_a_key_that_is_none_is_named(
 
 
 @pytest.mark.parametrize(
-    "change", [{"institution": "other"}, {"lifetime_epsilon": 2.0}, {"lifetime_delta": 1e-7}], ids=str
+    "change",
+    [{"institution": "other"}, {"lifetime_epsilon": 2.0}, {"lifetime_delta": 1e-7}, {"simulation": True}],
+    ids=str,
 )
 def test_a_node_cannot_change_its_owner_or_budget(
     change: dict[str, Any], tmp_path: Path, small_contract: Contract
@@ -556,7 +597,7 @@ def test_a_half_written_node_is_never_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that dies while it writes any of its files leaves a folder in which the same node can be created."""
-    replace, left = os.replace, [writes]
+    rename, left = os.replace, [writes]
 
     def dies(source: Path, target: Path) -> None:
         left[0] -= 1
@@ -564,9 +605,9 @@ def test_a_half_written_node_is_never_seen(
             if cut == "half":
                 source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
             elif cut == "whole":
-                replace(source, target)
+                rename(source, target)
             raise KeyboardInterrupt
-        replace(source, target)
+        rename(source, target)
 
     monkeypatch.setattr("cohortium.client.node.os.replace", dies)
     with pytest.raises(KeyboardInterrupt):
