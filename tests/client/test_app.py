@@ -40,6 +40,7 @@ from cohortium.study.errors import (
 from cohortium.study.plan import Plan
 from cohortium.study.question import (
     DECLINED,
+    LogMessage,
     PlanQuestion,
     Question,
     QuestionHeader,
@@ -48,7 +49,10 @@ from cohortium.study.question import (
     plain_reply,
     question_request,
     reply_kind,
+    split_log,
+    with_log,
 )
+from cohortium.study.witness import Growth, ToCosign, WitnessReply, WitnessRequest
 
 Asker = Callable[..., Message]
 
@@ -119,7 +123,10 @@ def said(log: pytest.LogCaptureFixture) -> str:
 def test_an_approved_plan_is_accepted_and_another_declined(node: Node, plan: Plan) -> None:
     app = make_client_app(lambda _: node)
     yes = asked(app, plan_question(plan.digest), "query.plan")
-    assert reply_kind(yes.content) == "accepted"
+    content, log = split_log(yes.content)
+    assert reply_kind(content) == "accepted"
+    assert log is not None
+    assert node.door.has_sealed_message(log)
     for digest in ("sha256:" + "0" * 64, "", "x" * 1000):
         assert is_declined(asked(app, plan_question(digest), "query.plan"))
 
@@ -150,10 +157,10 @@ def test_a_replay_is_answered_with_the_same_bytes_and_charged_once(accepted: Nod
     ids=str,
 )
 def test_what_the_plan_does_not_foresee_is_declined_free_of_charge(
-    changes: dict[str, Any], node: Node, plan: Plan
+    changes: dict[str, Any], accepted: Node, plan: Plan
 ) -> None:
-    assert is_declined(asked(make_client_app(lambda _: node), question(plan, **changes).to_record()))
-    assert node.ledger.spent().mu2 == 0
+    assert is_declined(asked(make_client_app(lambda _: accepted), question(plan, **changes).to_record()))
+    assert accepted.ledger.spent().mu2 == 0
 
 
 def without(content: RecordDict, name: str) -> RecordDict:
@@ -182,10 +189,10 @@ BROKEN: dict[str, Callable[[RecordDict], RecordDict]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_malformed_message_is_declined(name: str, node: Node, plan: Plan) -> None:
-    reply = asked(make_client_app(lambda _: node), BROKEN[name](question(plan).to_record()))
+def test_a_malformed_message_is_declined(name: str, accepted: Node, plan: Plan) -> None:
+    reply = asked(make_client_app(lambda _: accepted), BROKEN[name](question(plan).to_record()))
     assert is_declined(reply)
-    assert node.ledger.spent().mu2 == 0
+    assert accepted.ledger.spent().mu2 == 0
 
 
 GOOD_PLAN: dict[str, Any] = {"digest": "sha256:" + "0" * 64, "run": "0" * 32, "time": 1}
@@ -351,7 +358,7 @@ def extra(release: Release, name: str, record: Any) -> RecordDict:
 
 def in_header(release: Release, **more: Any) -> RecordDict:
     content = release.to_record()
-    header = {"question": release.question, "seal": release.seal, "note": release.note}
+    header = {"question": release.question, "seal": release.seal, "note": release.note, "statement": release.statement}
     content["release"] = ConfigRecord({**header, **more})
     return content
 
@@ -371,8 +378,16 @@ LEAKS: dict[str, Callable[[Release], RecordDict]] = {
     "a note in the header": lambda r: in_header(r, note=SECRET.encode()),
     "a note of the right length": lambda r: in_header(r, note=SECRET.encode().ljust(64)),
     "no note in the header": lambda r: RecordDict(
-        {**r.to_record(), "release": ConfigRecord({"question": r.question, "seal": r.seal})}
+        {**r.to_record(), "release": ConfigRecord({"question": r.question, "seal": r.seal, "statement": r.statement})}
     ),
+    "another statement": lambda r: in_header(r, statement=SECRET.encode()),
+    "a longer statement": lambda r: in_header(r, statement=r.statement + SECRET.encode()),
+    "a statement cut short": lambda r: in_header(r, statement=r.statement[:-1]),
+    "no statement": lambda r: in_header(r, statement=b""),
+    "a statement in the note's place": lambda r: in_header(r, note=r.statement[:64], statement=r.statement[64:]),
+    "a statement that is a text": lambda r: in_header(r, statement=SECRET),
+    "a message about logs that is not sealed": lambda r: with_log(r.to_record(), LogMessage(SECRET.encode())),
+    "a message about logs under the release's seal": lambda r: with_log(r.to_record(), LogMessage(b"{}", r.seal)),
     "words as a message of a secure sum": lambda r: SumMessage(r.vector.tobytes(), r.seal).to_record(),
     "words beside the constant": lambda r: having(plain_reply(DECLINED), sum=r.to_record()["sum"]),
     "nothing": lambda _: RecordDict(),
@@ -437,6 +452,7 @@ class Summing:
     nodes: list[Node]
     aggregator: Aggregator
     app: ClientApp
+    witness: Callable[[], None]
 
     @property
     def node(self) -> Node:
@@ -450,6 +466,7 @@ class Summing:
             release = node.door.release(asked_for, attempt.input_request(party))
             attempt.take_vector(party, release.vector, release.note)
         chosen = attempt.choose_survivors()
+        self.witness()
         return {
             "query.share": self.aggregator.share_request(0),
             "query.consent": chosen,
@@ -462,10 +479,12 @@ def summing(
     make_plan: Callable[..., Plan],
     make_people: Callable[..., CustomerTable],
     make_members: Callable[..., Any],
+    exchange: Callable[..., None],
     tmp_path: Path,
 ) -> Iterator[Summing]:
     plan = make_plan(trust="distributed", min_institutions=3)
     members = make_members([make_people(100, seed) for seed in range(3)], plan)
+    exchange(members.nodes, plan)
     database = open_store(tmp_path / "coordinator.sqlite")
     aggregator = Aggregator(SumRun.of(plan, members.charter, "0" * 32), SqlOnceStore(database))
     for node in members.nodes:
@@ -473,16 +492,21 @@ def summing(
     aggregator.close_roster()
     for party, node in enumerate(members.nodes):
         aggregator.take_offer(node.sums.share(aggregator.share_request(0)), party, 0)
-    yield Summing(plan, members.nodes, aggregator, make_client_app(lambda _: members.nodes[0]))
+    exchange(members.nodes, plan)
+    app = make_client_app(lambda _: members.nodes[0])
+    yield Summing(plan, members.nodes, aggregator, app, lambda: exchange(members.nodes, plan))
     database.dispose()
 
 
 def test_a_plan_with_a_secure_sum_is_accepted_with_signed_keys_and_always_the_same(summing: Summing) -> None:
     replies = [asked(summing.app, plan_question(summing.plan.digest), "query.plan").content for _ in range(2)]
     assert replies[0].deflate() == replies[1].deflate()
-    assert reply_kind(replies[0]) == "secure-sum"
-    message = SumMessage.from_record(replies[0])
+    content, log = split_log(replies[0])
+    assert reply_kind(content) == "secure-sum"
+    message = SumMessage.from_record(content)
     assert summing.node.door.has_sealed_message(message)
+    assert log is not None
+    assert summing.node.door.has_sealed_message(log)
     assert summing.aggregator.introduce(message.payload) == "bank 0"
 
 
@@ -520,6 +544,7 @@ def test_a_run_that_is_refused_leaves_nothing_behind(summing: Summing) -> None:
     with pytest.raises(BudgetError, match="another run has begun"):
         summing.node.accept(PlanQuestion(summing.plan.digest, "f" * 32, int(time.time())))
     assert summing.node.sums._store.find("f" * 32, -1, "keys") is None
+    summing.witness()
     assert is_declined(asked(summing.app, plan_question(summing.plan.digest, "e" * 32), "query.plan"))
 
 
@@ -559,7 +584,11 @@ def sum_leaking(monkeypatch: pytest.MonkeyPatch, content: Callable[[SumMessage],
         def to_record(self) -> RecordDict:
             return content(self.message)
 
-    monkeypatch.setattr(Door, "seal_message", lambda door, payload: Reply(real(door, payload)))
+    def seal(door: Door, message: Any) -> Any:
+        sealed = real(door, message)
+        return Reply(sealed) if isinstance(message, SumMessage) else sealed
+
+    monkeypatch.setattr(Door, "seal_message", seal)
 
 
 def test_a_secure_sum_s_reply_that_the_door_did_not_seal_is_stopped(
@@ -581,10 +610,12 @@ def test_the_sum_leak_harness_lets_the_door_s_own_message_pass(
     sum_leaking(monkeypatch, SumMessage.to_record)
     for wave, request in summing.requests().items():
         assert reply_kind(asked(summing.app, SumMessage(request).to_record(), wave).content) == "secure-sum"
+    reply = asked(summing.app, plan_question(summing.plan.digest), "query.plan")
+    assert reply_kind(split_log(reply.content)[0]) == "secure-sum"
 
 
 def test_a_message_sealed_by_another_door_is_stopped(summing: Summing, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign = summing.nodes[1].door.seal_message(b"keys").to_record()
+    foreign = summing.nodes[1].door.seal_message(SumMessage(b"keys")).to_record()
     sum_leaking(monkeypatch, lambda _: foreign)
     assert is_declined(asked(summing.app, plan_question(summing.plan.digest), "query.plan"))
 
@@ -656,3 +687,198 @@ def test_no_exception_of_a_secure_sum_leaves_its_text(summing: Summing, log: pyt
                 assert is_declined(asked(summing.app, SumMessage(b"{}").to_record(), f"query.{wave}"))
             assert SECRET not in said(log)
             assert kind.__name__ in log.text
+
+
+# --- messages about logs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Witnessing:
+    """Three institutions that witness each other's logs, of which the first is asked; nothing is cosigned yet."""
+
+    plan: Plan
+    nodes: list[Node]
+    app: ClientApp
+    cosigned: Callable[[], str]
+
+    @property
+    def node(self) -> Node:
+        return self.nodes[0]
+
+    def beside(self, **changes: Any) -> LogMessage:
+        """What the coordinator sends with a question: the institution's checkpoint, cosigned by the others."""
+        request = WitnessRequest(plan=self.plan.digest, cosigned=self.cosigned())
+        return LogMessage(request.model_copy(update=changes).to_bytes())
+
+
+@pytest.fixture
+def witnessing(
+    make_plan: Callable[..., Plan],
+    make_people: Callable[..., CustomerTable],
+    make_members: Callable[..., Any],
+    cosigned: Callable[..., str],
+) -> Witnessing:
+    plan = make_plan()
+    nodes = make_members([make_people(50, seed) for seed in range(3)], plan).nodes
+    app = make_client_app(lambda _: nodes[0])
+    return Witnessing(plan, nodes, app, lambda: cosigned(nodes[0], nodes[1:], plan))
+
+
+def test_a_cosigned_checkpoint_beside_a_question_is_what_makes_it_answerable(
+    witnessing: Witnessing, log: pytest.LogCaptureFixture
+) -> None:
+    requests = {
+        "query.plan": plan_question(witnessing.plan.digest),
+        "query.answer": question(witnessing.plan).to_record(),
+    }
+    for wave, content in requests.items():
+        log.clear()
+        before = witnessing.node.ledger.reservations(), witnessing.node.ledger.spent()
+        assert is_declined(asked(witnessing.app, content, wave))
+        assert "audit log" in log.text
+        assert (witnessing.node.ledger.reservations(), witnessing.node.ledger.spent()) == before
+        reply = asked(witnessing.app, with_log(content, witnessing.beside()), wave).content
+        assert reply_kind(split_log(reply)[0]) == ("accepted" if wave == "query.plan" else "release")
+
+
+NOT_BESIDE: dict[str, Callable[[Witnessing], LogMessage]] = {
+    "a seal": lambda w: replace(w.beside(), seal=bytes(32)),
+    "another plan": lambda w: w.beside(plan="sha256:" + "0" * 64),
+    "no checkpoint": lambda w: w.beside(cosigned=None),
+    "sizes to prove": lambda w: w.beside(growth_from=(1,)),
+    "others' checkpoints": lambda w: w.beside(
+        to_cosign=(ToCosign(growth=Growth(old=0), checkpoint=w.nodes[1].log.answer(hello(w)).checkpoint),)
+    ),
+    "another's checkpoint": lambda w: w.beside(cosigned=w.nodes[1].log.answer(hello(w)).checkpoint),
+    "no note": lambda w: w.beside(cosigned=SECRET),
+    "no message": lambda _: LogMessage(SECRET.encode()),
+    "a byte more": lambda w: LogMessage(w.beside().payload + b" "),
+}
+
+
+def hello(witnessing: Witnessing) -> WitnessRequest:
+    return WitnessRequest(plan=witnessing.plan.digest)
+
+
+@pytest.mark.parametrize("name", NOT_BESIDE)
+def test_what_does_not_belong_beside_a_question_is_declined_free_of_charge(
+    name: str, witnessing: Witnessing, log: pytest.LogCaptureFixture
+) -> None:
+    """Although the log was witnessed before: it is the message beside the question that is refused."""
+    for wave, content in (
+        ("query.plan", plan_question(witnessing.plan.digest)),
+        ("query.answer", question(witnessing.plan).to_record()),
+    ):
+        witnessing.node.log.answer(WitnessRequest(plan=witnessing.plan.digest, cosigned=witnessing.cosigned()))
+        broken = NOT_BESIDE[name](witnessing)
+        if wave == "query.answer":
+            witnessing.node.accept(PlanQuestion(witnessing.plan.digest, "0" * 32, int(time.time())))
+            witnessing.node.log.answer(WitnessRequest(plan=witnessing.plan.digest, cosigned=witnessing.cosigned()))
+        assert is_declined(asked(witnessing.app, with_log(content, broken), wave))
+        assert witnessing.node.ledger.spent().mu2 == 0
+        assert SECRET not in said(log)
+        assert "internal error" not in log.text
+    assert not is_declined(asked(witnessing.app, content))
+
+
+def test_the_witness_wave_is_answered_with_one_sealed_message(witnessing: Witnessing) -> None:
+    content = LogMessage(hello(witnessing).to_bytes()).to_record()
+    reply = asked(witnessing.app, content, "query.witness").content
+    assert reply_kind(reply) == "log"
+    message = LogMessage.from_record(reply)
+    assert witnessing.node.door.has_sealed_message(message)
+    assert not witnessing.nodes[1].door.has_sealed_message(message)
+    assert not witnessing.node.door.has_sealed_message(SumMessage(message.payload, message.seal))
+    assert WitnessReply.from_bytes(message.payload) == witnessing.node.log.answer(hello(witnessing))
+
+
+def test_the_witness_wave_declines_what_it_is_not_asked_for(
+    witnessing: Witnessing, log: pytest.LogCaptureFixture
+) -> None:
+    payload = hello(witnessing).to_bytes()
+    others = WitnessRequest(plan="sha256:" + "0" * 64)
+    garbage = {name: record["secure_sum"] for name, record in GARBAGE.items() if "secure_sum" in record}
+    contents = {
+        "a sealed request": LogMessage(payload, bytes(32)).to_record(),
+        "a plan that is not approved": LogMessage(others.to_bytes()).to_record(),
+        "about keys": SumMessage(payload).to_record(),
+        "a record beside it": having(LogMessage(payload).to_record(), notes=ConfigRecord({"text": SECRET})),
+        **{name: RecordDict({"log": record}) for name, record in garbage.items()},
+    }
+    for name, content in contents.items():
+        assert is_declined(asked(witnessing.app, content, "query.witness")), name
+    assert SECRET not in said(log)
+    assert "internal error" not in log.text
+
+
+LOG_LEAKS: dict[str, Callable[[LogMessage], RecordDict]] = {
+    "another payload": lambda m: replace(m, payload=SECRET.encode()).to_record(),
+    "a byte more": lambda m: replace(m, payload=m.payload + b" ").to_record(),
+    "no payload": lambda m: replace(m, payload=b"").to_record(),
+    "another seal": lambda m: replace(m, seal=bytes(32)).to_record(),
+    "no seal": lambda m: replace(m, seal=b"").to_record(),
+    "a field beside it": lambda m: RecordDict({"log": ConfigRecord({"payload": m.payload, "seal": m.seal, "n": 300})}),
+    "a text for bytes": lambda m: RecordDict({"log": ConfigRecord({"payload": SECRET, "seal": m.seal})}),
+    "a record beside it": lambda m: having(m.to_record(), notes=ConfigRecord({"text": SECRET})),
+    "a metric beside it": lambda m: having(m.to_record(), metrics=MetricRecord({"customers": 300})),
+}
+
+
+def log_leaking(monkeypatch: pytest.MonkeyPatch, content: Callable[[LogMessage], RecordDict]) -> None:
+    """From now on every door's messages about logs leave as something else."""
+    real = Door.seal_message
+
+    class Reply:
+        def __init__(self, message: LogMessage) -> None:
+            self.message = message
+
+        def to_record(self) -> RecordDict:
+            return content(self.message)
+
+    def seal(door: Door, message: Any) -> Any:
+        sealed = real(door, message)
+        return Reply(sealed) if isinstance(message, LogMessage) else sealed
+
+    monkeypatch.setattr(Door, "seal_message", seal)
+
+
+def log_requests(witnessing: Witnessing) -> dict[str, RecordDict]:
+    """The two waves that are answered with news of logs; the plan is admitted as often as it is asked about."""
+    return {
+        "query.witness": LogMessage(hello(witnessing).to_bytes()).to_record(),
+        "query.plan": with_log(plan_question(witnessing.plan.digest), witnessing.beside()),
+    }
+
+
+@pytest.mark.parametrize("leak", LOG_LEAKS)
+def test_a_message_about_logs_that_the_door_did_not_seal_is_stopped(
+    leak: str, witnessing: Witnessing, log: pytest.LogCaptureFixture
+) -> None:
+    """By itself, and beside the reply to a plan."""
+    foreign = witnessing.nodes[1].door.seal_message(LogMessage(b"{}"))
+    for make in (LOG_LEAKS[leak], lambda _: foreign.to_record()):
+        for wave, content in log_requests(witnessing).items():
+            with pytest.MonkeyPatch.context() as patch:
+                log_leaking(patch, make)
+                assert is_declined(asked(witnessing.app, content, wave)), wave
+    assert SECRET not in said(log)
+
+
+def test_the_log_leak_harness_lets_the_door_s_own_message_pass(
+    witnessing: Witnessing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_leaking(monkeypatch, LogMessage.to_record)
+    for wave, content in log_requests(witnessing).items():
+        reply = asked(witnessing.app, content, wave).content
+        assert ("log" if wave == "query.witness" else "accepted") == reply_kind(split_log(reply)[0])
+
+
+def test_no_exception_about_logs_leaves_its_text(witnessing: Witnessing, log: pytest.LogCaptureFixture) -> None:
+    content = LogMessage(hello(witnessing).to_bytes()).to_record()
+    for kind in (*OTHERS, HostileError):
+        log.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(witnessing.node.log), "answer", raising(kind(SECRET)))
+            assert is_declined(asked(witnessing.app, content, "query.witness"))
+        assert SECRET not in said(log)
+        assert kind.__name__ in log.text

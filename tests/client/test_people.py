@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from cohortium.client.node import Node, NodeIdentity, create_node, open_node
+from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.client.onboarding import onboard, parse_source
 from cohortium.client.onboarding.store import load_customer_table, load_protected_table
 from cohortium.client.people import AuditModels, PlanPeople
@@ -217,7 +217,7 @@ def campaign() -> Model[LookalikeModel]:
 def node(tmp_path: Path) -> Any:
     """A node on customers that were onboarded: protected features lie in a file of their own."""
     folder = tmp_path / "node"
-    create_node(folder, NodeIdentity(institution="bank"), CONTRACT)
+    create_node(folder, NodeIdentity(institution="bank", simulation=True), CONTRACT)
     header = "id,visits,spend,sex,age,treated,answer"
     (tmp_path / "people.csv").write_text("\n".join([header, *(",".join(map(str, row)) for row in rows())]))
     sources = {"people": parse_source(str(tmp_path / "people.csv"))}
@@ -288,21 +288,23 @@ def audience(model: Model[LookalikeModel], **changes: Any) -> dict[str, Any]:
     return {**audit, **changes}
 
 
-def accept(node: Node, plan: Plan) -> None:
-    charter = parse_charter(
-        {"schema": "cohortium.charter/1", "name": "one", "institutions": [{"name": "bank", "region": "EU"}]}
-    )
+def accept(node: Node, plan: Plan, folder: Path) -> None:
+    """In a federation of one, whose log nobody else can witness."""
+    member = {"name": "bank", "region": "EU", "identity": identity_key(folder / "node")}
+    charter = parse_charter({"schema": "cohortium.charter/1", "name": "one", "institutions": [member]})
     node.store.approve(plan, CONTRACT, charter)
     node.accept(PlanQuestion(plan.digest, "ab" * 16, int(time.time())))
 
 
 @pytest.mark.parametrize("case", ["segments", "audience"])
-def test_a_plan_whose_model_the_node_does_not_hold_is_refused_and_reserves_nothing(case: str, node: Node) -> None:
+def test_a_plan_whose_model_the_node_does_not_hold_is_refused_and_reserves_nothing(
+    case: str, node: Node, tmp_path: Path
+) -> None:
     released = bundle() if case == "segments" else campaign()
     audit = {"of": "segments", "model": released.digest, "segments": 3, "attributes": ["sex"]}
     plan = audit_plan(audit if case == "segments" else audience(campaign()))
     with pytest.raises(RefusedError, match="does not hold") as refusal:
-        accept(node, plan)
+        accept(node, plan, tmp_path)
     assert released.digest[:19] in str(refusal.value.fix)
     assert node.ledger.reservation(plan.digest) is None
     with pytest.raises(RefusedError, match="does not hold"):
@@ -318,7 +320,7 @@ def test_an_audience_that_the_model_does_not_have_is_refused(
     save_model(campaign(), Ed25519PrivateKey.generate(), tmp_path / "lookalike.safetensors")
     node.models.add(tmp_path / "lookalike.safetensors")
     with pytest.raises(RefusedError, match="plan: audit") as refusal:
-        accept(node, audit_plan(audience(campaign(), **changes)))
+        accept(node, audit_plan(audience(campaign(), **changes)), tmp_path)
     assert said in str(refusal.value)
 
 
@@ -326,7 +328,7 @@ def test_a_bundle_of_another_number_of_segments_is_refused(node: Node, tmp_path:
     (tmp_path / "bundle.json").write_bytes(bundle().to_bytes())
     digest = node.models.add(tmp_path / "bundle.json")
     with pytest.raises(RefusedError, match="has 3 segments"):
-        accept(node, audit_plan({"of": "segments", "model": digest, "segments": 4, "attributes": ["sex"]}))
+        accept(node, audit_plan({"of": "segments", "model": digest, "segments": 4, "attributes": ["sex"]}), tmp_path)
 
 
 def test_a_model_of_another_contract_or_one_that_was_changed_is_refused(node: Node, tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_a_model_of_another_contract_or_one_that_was_changed_is_refused(node: No
     (kept,) = (tmp_path / "node" / "models").iterdir()
     kept.write_bytes(bundle().to_bytes().replace(b'"some"', b'"same"'))
     with pytest.raises(RefusedError, match="was changed"):
-        accept(node, audit_plan({"of": "segments", "model": digest, "segments": 3, "attributes": ["sex"]}))
+        accept(node, audit_plan({"of": "segments", "model": digest, "segments": 3, "attributes": ["sex"]}), tmp_path)
 
 
 def test_protected_features_of_other_customers_or_missing_ones_are_refused(node: Node, tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ def test_protected_features_of_other_customers_or_missing_ones_are_refused(node:
     moved.close()
     (folder / "protected.parquet").unlink()
     with pytest.raises(DataError, match=r"protected\.parquet"):
-        accept(node, audit_plan(COLUMN))
+        accept(node, audit_plan(COLUMN), tmp_path)
 
 
 # --- nobody but an audit sees a protected feature --------------------------------------------------------------------
@@ -371,9 +373,9 @@ def moments(*names: str) -> MomentQuery:
     return MomentQuery(Scaler(names, ones < 0, -ones, ones), np.zeros((1, len(names))), np.ones(1), (0.5, 1.0))
 
 
-def test_no_training_plan_s_question_can_name_a_protected_feature(node: Node) -> None:
+def test_no_training_plan_s_question_can_name_a_protected_feature(node: Node, tmp_path: Path) -> None:
     plan = segment_plan()
-    accept(node, plan)
+    accept(node, plan, tmp_path)
     assert "marginals" in {phase.name for phase in phases(plan)}
     for name in ("sex", "@code:sex", OUTCOME):
         with pytest.raises(Defect, match="no column"):
@@ -385,9 +387,9 @@ def test_no_training_plan_s_question_can_name_a_protected_feature(node: Node) ->
     assert node.ledger.spent().mu2 == 0
 
 
-def test_an_audit_s_question_can_name_neither_a_trained_feature_nor_another_kind(node: Node) -> None:
+def test_an_audit_s_question_can_name_neither_a_trained_feature_nor_another_kind(node: Node, tmp_path: Path) -> None:
     plan = audit_plan(COLUMN)
-    accept(node, plan)
+    accept(node, plan, tmp_path)
     with pytest.raises(Defect, match="no column"):
         node.door.release(question(plan, "outcomes", GroupCountsQuery(Cells(("visits",), (3,), ((0,),)))))
     with pytest.raises(RefusedError, match="foresees"):
