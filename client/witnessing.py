@@ -34,6 +34,7 @@ LOG_FILE = "log.sqlite"
 
 _OF_RUNS = ("admission", "release")
 _PAGE = 256
+_NOTHING = 0, -1  # size up to which the log was searched, and index of the newest entry of a run in it
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +64,7 @@ class NodeLog:
         self._engine: JoinedStore | None = None
         self._opened: tuple[AuditLog, Witness] | None = None
         self._pending: str | None = None
-        self._last_of_runs: int | None = None
+        self._searched = _NOTHING
 
     def close(self) -> None:
         """Close the log's file."""
@@ -101,7 +102,6 @@ class NodeLog:
                 cosigned=self._cosigned(log),
             )
         self._pending = None
-        self._last_of_runs = max(index, self._last_entry(log))
         return statement.to_bytes()
 
     def take(self, request: WitnessRequest) -> None:
@@ -109,12 +109,21 @@ class NodeLog:
 
         Raises:
             DataError: not a checkpoint of this log, or a cosignature in it does not hold.
+            RefusedError: the log no longer holds what the checkpoint committed to.
         """
         charter = self._approved(request.plan).charter
         if request.cosigned is None:
             return
         quorum_for(charter, self._institution).cosigners(request.cosigned)
-        kept = self._parts(charter)[0].cosigned()
+        log, _ = self._parts(charter)
+        said = parse_checkpoint(parse_note(request.cosigned).text)
+        if said.size > log.size or log.root(said.size) != said.root:
+            raise RefusedError(
+                "the audit log does not hold what others witnessed of it",
+                place=str(self._path),
+                fix="verify the log; put back the newest copy",
+            )
+        kept = log.cosigned()
         if kept is None or _size(request.cosigned) >= _size(kept):
             self._pending = request.cosigned
 
@@ -185,7 +194,7 @@ class NodeLog:
             with self._engine.together():
                 yield
         except BaseException:
-            self._opened = self._last_of_runs = None
+            self._opened, self._searched = None, _NOTHING
             raise
 
     def _cosigned(self, log: AuditLog) -> str | None:
@@ -203,17 +212,15 @@ class NodeLog:
         return WitnessReply(checkpoint=note, growth=growth)
 
     def _last_entry(self, log: AuditLog) -> int:
-        """Index of the newest entry of a run; -1 without one."""
-        if self._last_of_runs is None:
-            self._last_of_runs = -1
-            for stop in range(log.size, 0, -_PAGE):
-                found = [
-                    one.index for one in log.entries(max(stop - _PAGE, 0), stop) if one.entry.get("event") in _OF_RUNS
-                ]
-                if found:
-                    self._last_of_runs = found[-1]
-                    break
-        return self._last_of_runs
+        """Index of the newest entry of a run, whoever wrote it; -1 without one."""
+        size, (searched, last) = log.size, self._searched
+        for stop in range(size, searched, -_PAGE):
+            entries = log.entries(max(stop - _PAGE, searched), stop)
+            if found := [one.index for one in entries if one.entry.get("event") in _OF_RUNS]:
+                last = found[-1]
+                break
+        self._searched = size, last
+        return last
 
 
 def _size(note: str | None) -> int:
