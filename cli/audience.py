@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cohortium.client.audience import (
+    Activation,
     ChosenAudience,
     Contacts,
     Destination,
@@ -99,6 +100,7 @@ def preview_levels(
             origin=records.origin(),
             min_cell=min_cell,
             suppression=_lists(suppress, column, allow_unmatched),
+            activation=_activation(records, scores),
         )
     _warn_of_strangers(told.lists)
     if as_json:
@@ -148,6 +150,7 @@ def create_audience(
             name,
             min_cell=_min_cell(records, scores),
             suppression=_lists(suppress, column, allow_unmatched),
+            activation=_activation(records, scores),
             name_reason=allow_name,
             replaces=replaces,
         )
@@ -173,7 +176,13 @@ def refresh_audience(
       cohortium audience refresh state/north aud-0123 --scores scores.parquet --suppress objections.csv
     """
     with open_records(node) as records:
-        made = refresh(records.audiences(), audience, scores, suppression=_lists(suppress, column, allow_unmatched))
+        made = refresh(
+            records.audiences(),
+            audience,
+            scores,
+            suppression=_lists(suppress, column, allow_unmatched),
+            activation=_activation(records, scores),
+        )
     _print_chosen(made, as_json=as_json)
 
 
@@ -229,7 +238,9 @@ def export_audience(
             phones = PhoneRules(calling_code, trunk) if calling_code is not None else None
             columns = tuple(parse_column(text) for text in column or ["id"])
             to = Destination(destination, columns, chosen_format, max_rows, phones)
-            export(store, audience, out, to, contacts=Contacts(contacts, id_column) if contacts is not None else None)
+            listed = Contacts(contacts, id_column) if contacts is not None else None
+            allowed = records.activation(store.audience(audience).plan)
+            export(store, audience, out, to, contacts=listed, activation=allowed)
     _print_manifest(read_manifest(out), out, as_json=as_json)
 
 
@@ -333,6 +344,11 @@ def _model_of(records: NodeRecords, scores: Path, model: Path) -> AdmittedModel:
 
 def _min_cell(records: NodeRecords, scores: Path) -> int:
     return approved_plan(records, read_scores_facts(scores).plan, str(scores)).min_cell
+
+
+def _activation(records: NodeRecords, scores: Path) -> Activation:
+    """Who may be activated under the plan of a scores file."""
+    return records.activation(read_scores_facts(scores).plan)
 
 
 def _lists(files: list[Path] | None, column: str, allow_unmatched: bool) -> tuple[IdList, ...]:

@@ -199,18 +199,7 @@ class NodeGovernance:
         self._log.record(f"admission {run} {decision}", entry)
 
     def _cohort(self, plan: Plan) -> Cohort:
-        declared = None if self._declared is None else self._declared[0]
-        purpose = purpose_term(plan.purpose)
-        if declared is None:
-            return Cohort(purpose, plan.lawful_basis)
-        bank = declared.open_banking
-        return Cohort(
-            purpose,
-            plan.lawful_basis,
-            sharing=declared.sharing,
-            special=declared.special_categories,
-            open_banking=None if bank is None else OpenBanking(bank.most_days, bank.most_pulls),
-        )
+        return cohort_of(plan, None if self._declared is None else self._declared[0])
 
     def _facts(self, plan: Plan, charter: Charter) -> list[Facts]:
         declared = [] if self._declared is None else [Facts.of(self._declared[0].facts, self._declared[0].declared_by)]
@@ -241,6 +230,21 @@ class NodeGovernance:
         counts: dict[str, Any] = {f"cohort.{reason}": 0 for reason in _FILTERED if _is_asked(reason, cohort)}
         counts["cohort.purpose_mismatch"] = 0
         return [Facts.of({**counts, "docs.consent_snapshot_root": snapshot.root}, f"consent event {snapshot.sequence}")]
+
+
+def cohort_of(plan: Plan, declared: Governance | None) -> Cohort:
+    """For what a plan wants people, with what the institution declares about its data."""
+    purpose = purpose_term(plan.purpose)
+    if declared is None:
+        return Cohort(purpose, plan.lawful_basis)
+    bank = declared.open_banking
+    return Cohort(
+        purpose,
+        plan.lawful_basis,
+        sharing=declared.sharing,
+        special=declared.special_categories,
+        open_banking=None if bank is None else OpenBanking(bank.most_days, bank.most_pulls),
+    )
 
 
 def open_consent(folder: Path) -> ConsentStore | None:

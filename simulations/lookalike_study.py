@@ -135,15 +135,18 @@ def _activated(order: SimulationOrder, name: str, level: str | None, run: str, s
             return None
         admitted = admit_model(records, model)
         store, out = records.audiences(), folder / "exports" / run
+        allowed = records.activation(order.plan.digest)
         made = next((known for known in list_audiences(store) if known.audience.name == run), None)
         try:
             audience = (
                 made.audience
                 if made is not None
-                else create(store, scores, admitted.level(level), run, min_cell=order.plan.min_cell).audience
+                else create(
+                    store, scores, admitted.level(level), run, min_cell=order.plan.min_cell, activation=allowed
+                ).audience
             )
             if not out.exists():
-                export(store, audience.id, out)
+                export(store, audience.id, out, activation=allowed)
         except RefusedError as error:  # too few for an audience there: no reason to end the run
             say(f"  {name}: no audience, {error.message}")
             return None

@@ -5,27 +5,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from cohortium.client.audience.activation import Activation, EverybodyAllowed
 from cohortium.client.audience.scores import ScoresOrigin
 from cohortium.client.audience.store import AudienceStore
+from cohortium.client.governing import cohort_of, open_consent, read_governance
 from cohortium.client.node import NodeIdentity, read_contract
 from cohortium.client.onboarding.store import CUSTOMERS_FILE, load_customer_table, load_report
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import NodeStore
+from cohortium.governance.consent import Snapshot
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.contract import Contract
-from cohortium.study.errors import DataError
+from cohortium.study.errors import DataError, RefusedError
 
 __all__ = ["NodeRecords", "open_records"]
 
 _DATABASE, _CUSTOMERS, _AUDIENCES = "node.sqlite", "customers", "audiences"
+
+
+@dataclass(frozen=True)
+class _Consents:
+    """Whoever a snapshot of consents allows."""
+
+    snapshot: Snapshot
+
+    def allowed(self, ids: Sequence[str]) -> NDArray[np.bool_]:
+        """See `Activation`."""
+        return self.snapshot.allowed(np.asarray(ids, dtype=np.str_))
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class NodeRecords:
         approvals: plans it approved, each with the charter.
         seeds: its seed lists.
         database: that holds all of these.
+        closing: closes what was opened besides.
     """
 
     folder: Path
@@ -47,6 +64,7 @@ class NodeRecords:
     approvals: NodeStore
     seeds: SeedStore
     database: Engine
+    closing: ExitStack
 
     @property
     def customers(self) -> Path:
@@ -56,6 +74,30 @@ class NodeRecords:
     def audiences(self) -> AudienceStore:
         """Its audiences; `OutputError` when their folder cannot be made."""
         return AudienceStore(self.database, self.folder / _AUDIENCES, origin=self.origin)
+
+    def activation(self, plan: str) -> Activation:
+        """Who may be activated under a plan, by the consents that are kept here as they stand now.
+
+        Args:
+            plan: its digest.
+
+        Raises:
+            RefusedError: the plan is not approved here, its purpose is none that people are asked about, or no consent
+                is kept here and the node is not a simulation's.
+        """
+        approval = self.approvals.approved(plan)
+        if approval is None:
+            raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
+        consent = open_consent(self.folder)
+        if consent is None:
+            if self.identity.simulation:
+                return EverybodyAllowed()
+            raise RefusedError(
+                "no consent is kept here", place=str(self.folder), fix="import it: cohortium consent import"
+            )
+        self.closing.callback(consent.close)
+        declared = read_governance(self.folder)
+        return _Consents(consent.snapshot(cohort_of(approval.plan, None if declared is None else declared[0])))
 
     def origin(self) -> ScoresOrigin:
         """The node and its customers as the last onboarding left them; errors as `load_report`."""
@@ -84,8 +126,7 @@ def open_records(folder: Path) -> Iterator[NodeRecords]:
         raise DataError("holds no node", place=place, fix="name a node's state folder") from error
     except ValueError as error:  # pydantic's included
         raise DataError("holds a node of another version", place=place, fix="use the version it names") from error
-    database = open_store(folder / _DATABASE, create=False)
-    try:
-        yield NodeRecords(folder, identity, contract, NodeStore(database), SeedStore(database), database)
-    finally:
-        database.dispose()
+    with ExitStack() as closing:
+        database = open_store(folder / _DATABASE, create=False)
+        closing.callback(database.dispose)
+        yield NodeRecords(folder, identity, contract, NodeStore(database), SeedStore(database), database, closing)
