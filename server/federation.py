@@ -407,13 +407,12 @@ def _contribution(witnesses: Witnesses, release: Release | None, question: Quest
     """What the log says of a release; None for one that is not to be taken."""
     if release is None:
         return None
-    said = _tolerate(lambda: witnesses.contribution(release.statement, question))
-    return said if said is not None and said.institution == name else None
+    return _tolerate(lambda: witnesses.contribution(name, release.statement, question))
 
 
 def _require_witnessed(witnesses: Witnesses, names: Collection[str], minimum: int) -> None:
     """Nobody is asked, and so nobody charged, while fewer than the minimum would answer."""
-    if len(names) - len(witnesses.lacking(names)) < minimum:
+    if witnesses.lacking(names):
         witnesses.exchange()
     lacking = witnesses.lacking(names)
     if len(names) - len(lacking) < minimum:

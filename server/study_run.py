@@ -64,7 +64,7 @@ class AuditAnswer:
         document: what is made known: nothing in it is below the minimum cell.
         pooled: the noisy tables that verdicts are made from, by attribute and pair, nothing suppressed: a group of
             which nobody was chosen is a finding.
-        own: the same of every institution that answered to the end, by the number of its node; with `local` alone.
+        own: the same of every institution that answered to the end, by its name; with `local` alone.
     """
 
     document: AuditTables

@@ -19,6 +19,7 @@ from cohortium.governance.log import (
     AuditLog,
     Checkpoint,
     CosignerVerifier,
+    Note,
     Verifier,
     leaf_hash,
     log_origin,
@@ -31,6 +32,7 @@ from cohortium.governance.log import (
     quorum_for,
     verify_inclusion,
 )
+from cohortium.governance.log.merkle import verify_consistency
 from cohortium.study.canonical import digest_json
 from cohortium.study.charter import Charter
 from cohortium.study.errors import DataError, RefusedError
@@ -102,7 +104,7 @@ class Witnesses:
         self._plan, self._run, self._own, self._ask = plan, run, own, ask
         self._logs = {origin: _Log(verifier) for origin, verifier in log_verifiers(charter).items()}
         self._origins = {member.name: log_origin(charter.name, member.name) for member in charter.institutions}
-        self._names = {origin: name for name, origin in self._origins.items()}
+        self._names = {self._origins[one.name]: one.name for one in charter.institutions if one.identity}
         self._quorums = {one.name: quorum_for(charter, one.name) for one in charter.institutions if one.identity}
         self._cosigners = {
             one.name: CosignerVerifier(log_origin(charter.name, one.name), bytes.fromhex(one.identity))
@@ -160,26 +162,24 @@ class Witnesses:
             if not self._quorums[name].satisfied(self._cosigned(self._logs[self._origins[name]]))
         ]
 
-    def contribution(self, data: bytes, question: Question) -> Contribution:
-        """What the statement beside a contribution proves.
+    def contribution(self, institution: str, data: bytes, question: Question) -> Contribution:
+        """What the statement beside an institution's contribution proves.
 
         Raises:
-            RefusedError: no cosigned checkpoint that covers the question before, no quorum, or no entry of this
-                question in the log.
+            RefusedError: no cosigned checkpoint that covers the question before, no quorum, a log that does not
+                continue that checkpoint, or no entry of this question in the log.
         """
         statement = Statement.from_bytes(data)
-        return _refusing(lambda: self._proven(statement, question))
+        return _refusing(lambda: self._proven(institution, statement, question))
 
-    def _proven(self, statement: Statement, question: Question) -> Contribution:
-        name = self._names.get(_origin(statement.checkpoint))
-        if name is None:
-            raise RefusedError("a statement of a log that the charter does not name")
+    def _proven(self, name: str, statement: Statement, question: Question) -> Contribution:
         log, quorum = self._logs[self._origins[name]], self._quorums[name]
-        if quorum.needed.witnesses:
-            covered = quorum.require(statement.cosigned or "").size
-            if covered < log.floor:
-                raise RefusedError("a contribution whose log was not witnessed up to the question before")
         checkpoint, _ = open_checkpoint(statement.checkpoint, log.verifier)
+        if quorum.needed.witnesses:
+            covered = quorum.require(statement.cosigned or "")
+            if covered.size < log.floor:
+                raise RefusedError("a contribution whose log was not witnessed up to the question before")
+            _require_growth(covered, checkpoint, statement)
         leaf = bytes.fromhex(statement.entry)
         proof = [bytes.fromhex(part) for part in statement.inclusion]
         if not verify_inclusion(leaf_hash(leaf), statement.index, checkpoint.size, proof, checkpoint.root):
@@ -240,8 +240,13 @@ class Witnesses:
         return bool(wanted)
 
     def _cosign(self) -> bool:
-        """Have the newest checkpoints cosigned where a witness has not yet; whether a witness knew another size."""
+        """Have the newest checkpoints cosigned where a witness has not yet.
+
+        Returns:
+            Whether there is more to cosign: a witness knew another size, or told of a log that grew meanwhile.
+        """
         requests, surprised = {}, False
+        before = {origin: log.note for origin, log in self._logs.items()}
         for witness in self.members:
             asked = tuple(
                 ToCosign(growth=Growth(old=old, proof=log.growth.get(old, ())), checkpoint=log.note)
@@ -262,7 +267,7 @@ class Witnesses:
                     log.lines[witness] = one.line
                 surprised |= one.line is None and log.checkpoint is not None and one.size < log.checkpoint.size
             self._try_take(witness, reply)
-        return surprised
+        return surprised or any(log.note != before[origin] for origin, log in self._logs.items())
 
     def _try_take(self, institution: str, reply: WitnessReply) -> None:
         """An institution whose log shrank or forked is not heard: what it contributes next is not taken."""
@@ -270,15 +275,15 @@ class Witnesses:
             self.take(institution, reply)
 
     def _holds(self, log: _Log, witness: str, line: str) -> bool:
-        """Whether a cosignature is one, of the newest checkpoint."""
+        """Whether a line is one cosignature of the newest checkpoint, and nothing besides."""
         try:
-            note = parse_note(log.note).with_signatures(parse_signatures(line))
-            return bool(note.signers([self._cosigners[witness]]))
+            made = parse_signatures(line)
+            return len(made) == 1 and bool(Note(parse_note(log.note).text, made).signers([self._cosigners[witness]]))
         except DataError:
             return False
 
     def _take(self, log: _Log, news: LogNews) -> None:
-        checkpoint, _ = _refusing(lambda: open_checkpoint(news.checkpoint, log.verifier))
+        checkpoint, opened = _refusing(lambda: open_checkpoint(news.checkpoint, log.verifier))
         before = log.checkpoint
         if before is not None and (
             checkpoint.size < before.size or (checkpoint.size == before.size and checkpoint.root != before.root)
@@ -288,7 +293,9 @@ class Witnesses:
         if before is not None and checkpoint.size == before.size:
             log.growth |= growth
             return
-        log.checkpoint, log.note, log.growth, log.lines = checkpoint, news.checkpoint, growth, {}
+        key = log.verifier.name, log.verifier.key_id
+        own = tuple(one for one in opened.signatures if (one.name, one.key_id) == key)  # others' were not verified
+        log.checkpoint, log.note, log.growth, log.lines = checkpoint, Note(opened.text, own).to_text(), growth, {}
 
     def _own_log(self) -> _Log | None:
         """The coordinator's log, where the charter pins its key."""
@@ -315,6 +322,14 @@ def _refusing(read: Callable[[], _Read]) -> _Read:
         return read()
     except DataError as error:
         raise RefusedError(error.message, place=error.place, fix=error.fix) from error
+
+
+def _require_growth(covered: Checkpoint, checkpoint: Checkpoint, news: LogNews) -> None:
+    """`RefusedError` unless the news proves that a checkpoint continues the one that was cosigned."""
+    proofs = [[bytes.fromhex(part) for part in one.proof] for one in news.growth if one.old == covered.size]
+    sizes, roots = (covered.size, checkpoint.size), (covered.root, checkpoint.root)
+    if covered.size and not any(verify_consistency(*sizes, proof, *roots) for proof in proofs):
+        raise RefusedError("a log that does not continue what was witnessed", place=checkpoint.origin)
 
 
 def _origin(note: str) -> str:

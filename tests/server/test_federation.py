@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,50 +12,52 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sqlalchemy import Engine
 
+from cohortium.governance.log import AuditLog
+from cohortium.privacy.ledger import open_store
 from cohortium.server import federation as module
-from cohortium.server.federation import Federation, Gathering, OpenFederation, gather_federation
+from cohortium.server.federation import Gathering, OpenFederation, gather_federation
 from cohortium.simulations.grid import run_in_process
-from cohortium.study.charter import Charter
 from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.question import ACCEPTED, DECLINED, Question, QuestionHeader, Release, SumMessage, plain_reply
+from cohortium.study.question import (
+    ACCEPTED,
+    DECLINED,
+    Question,
+    QuestionHeader,
+    Release,
+    SumMessage,
+    plain_reply,
+    split_log,
+)
+from cohortium.study.witness import WitnessRequest
 
 WIDTH = 5
 RUN = "ab" * 16
 QUESTION = Question(
     QuestionHeader(plan="sha256:" + "0" * 64, run="0" * 32, phase="p", step=0, attempt=1, kind="k"), {"a": np.ones(2)}
 )
-Answer = Callable[[Question], RecordDict]
+Answer = Callable[[Question, bytes], RecordDict]
 
 
 def release(vector: NDArray[np.int64], question: str | None = None) -> Answer:
-    return lambda asked: Release(question or asked.digest, vector, bytes(32)).to_record()
+    return lambda asked, said: Release(question or asked.digest, vector, bytes(32), statement=said).to_record()
 
 
 def fixed(content: RecordDict) -> Answer:
-    return lambda _: content
+    return lambda *_: content
 
 
-def raising(_: Question) -> RecordDict:
+def raising(*_: Any) -> RecordDict:
     raise ValueError("customer 4711")
 
 
-def institution(answer: Answer, accepts: Callable[[], RecordDict] = lambda: plain_reply(ACCEPTED)) -> ClientApp:
-    app = ClientApp()
-
-    @app.query("plan")
-    def plan(message: Message, _: Context) -> Message:
-        return Message(accepts(), reply_to=message)
-
-    @app.query("answer")
-    def give(message: Message, _: Context) -> Message:
-        return Message(answer(Question.from_record(message.content)), reply_to=message)
-
-    return app
+def accepting() -> RecordDict:
+    return plain_reply(ACCEPTED)
 
 
 def on_grid(apps: Sequence[ClientApp], use: Callable[[Grid], Any]) -> Any:
@@ -70,15 +73,40 @@ def on_grid(apps: Sequence[ClientApp], use: Callable[[Grid], Any]) -> Any:
     return results[0]
 
 
-def asked(answers: Sequence[Answer], minimum: int = 1, times: int = 1) -> tuple[NDArray[np.int64], int]:
-    def use(grid: Grid) -> tuple[NDArray[np.int64], int]:
-        federation = OpenFederation(grid, list(grid.get_node_ids()), minimum, timeout=5.0)
-        for _ in range(times - 1):
-            federation.ask(QUESTION, WIDTH)
-        return federation.ask(QUESTION, WIDTH)
+@pytest.fixture
+def log(coordinator_log: Callable[[Engine, str], AuditLog], tmp_path: Path) -> Iterator[AuditLog]:
+    store = open_store(tmp_path / "coordinator.sqlite")
+    yield coordinator_log(store, "fakes")
+    store.dispose()
 
-    result: tuple[NDArray[np.int64], int] = on_grid([institution(answer) for answer in answers], use)
-    return result
+
+Asked = Callable[..., tuple[NDArray[np.int64], int]]
+
+
+@pytest.fixture
+def asked(make_fakes: Callable[..., Any], make_plan: Callable[..., Plan], log: AuditLog) -> Asked:
+    """What a federation of these institutions answers to the question, asked so many times."""
+    federations: dict[int, Any] = {}
+
+    def ask(
+        answers: Sequence[Answer], minimum: int = 1, times: int = 1, reach: Callable[[Grid], Grid] = lambda grid: grid
+    ) -> tuple[NDArray[np.int64], int]:
+        if len(answers) not in federations:
+            federations[len(answers)] = make_fakes(len(answers))
+        fakes = federations[len(answers)]
+        apps = [bank.app(answer, accepting) for bank, answer in zip(fakes.banks, answers, strict=True)]
+        gathering = Gathering(make_plan(min_institutions=minimum), fakes.charter, RUN, len(apps), timeout=5.0)
+
+        def use(grid: Grid) -> tuple[NDArray[np.int64], int]:
+            federation = gather_federation(reach(grid), gathering, NoStore(), log)  # type: ignore[arg-type]
+            for _ in range(times - 1):
+                federation.ask(QUESTION, WIDTH)
+            return federation.ask(QUESTION, WIDTH)
+
+        result: tuple[NDArray[np.int64], int] = on_grid(apps, use)
+        return result
+
+    return ask
 
 
 GOOD = release(np.arange(WIDTH, dtype=np.int64))
@@ -88,8 +116,8 @@ GOOD = release(np.arange(WIDTH, dtype=np.int64))
 
 
 @given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=WIDTH, max_size=WIDTH), min_size=1, max_size=4))
-@settings(max_examples=40)
-def test_sums_are_exact_modulo_two_to_the_64(rows: list[list[int]]) -> None:
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_sums_are_exact_modulo_two_to_the_64(asked: Asked, rows: list[list[int]]) -> None:
     total, answered = asked([release(np.array(row, dtype=np.int64)) for row in rows])
     expected = [(sum(column) + 2**63) % 2**64 - 2**63 for column in zip(*rows, strict=True)]
     assert total.tolist() == expected
@@ -101,8 +129,8 @@ def test_sums_are_exact_modulo_two_to_the_64(rows: list[list[int]]) -> None:
 
 
 def extra(name: str, record: Any) -> Answer:
-    def give(asked: Question) -> RecordDict:
-        content = GOOD(asked)
+    def give(asked: Question, said: bytes) -> RecordDict:
+        content = GOOD(asked, said)
         content[name] = record
         return content
 
@@ -113,7 +141,7 @@ def sum_record(array: Array) -> Answer:
     return extra("sum", ArrayRecord({"vector": array}))
 
 
-HEADER: dict[str, Any] = {"question": QUESTION.digest, "seal": bytes(32), "note": b""}
+HEADER: dict[str, Any] = {"question": QUESTION.digest, "seal": bytes(32), "note": b"", "statement": b""}
 BAD: dict[str, Answer] = {
     "declines": fixed(plain_reply(DECLINED)),
     "accepts instead of answering": fixed(plain_reply(ACCEPTED)),
@@ -139,18 +167,18 @@ BAD: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_an_institution_that_does_not_answer_properly_leaves_and_the_others_go_on(bad: str) -> None:
+def test_an_institution_that_does_not_answer_properly_leaves_and_the_others_go_on(bad: str, asked: Asked) -> None:
     total, answered = asked([GOOD, BAD[bad], GOOD], minimum=2)
     assert answered == 2
     assert total.tolist() == [0, 2, 4, 6, 8]
 
 
-def test_who_left_is_not_asked_again() -> None:
+def test_who_left_is_not_asked_again(asked: Asked) -> None:
     calls: list[int] = []
 
-    def once_bad(asked: Question) -> RecordDict:
+    def once_bad(asked: Question, said: bytes) -> RecordDict:
         calls.append(1)
-        return plain_reply(DECLINED) if len(calls) == 1 else GOOD(asked)
+        return plain_reply(DECLINED) if len(calls) == 1 else GOOD(asked, said)
 
     total, answered = asked([GOOD, once_bad], times=3)
     assert (len(calls), answered) == (1, 1)
@@ -158,20 +186,12 @@ def test_who_left_is_not_asked_again() -> None:
 
 
 @pytest.mark.parametrize("bad", ["declines", "raises", "too few words"])
-def test_with_too_few_institutions_left_the_run_stops(bad: str) -> None:
+def test_with_too_few_institutions_left_the_run_stops(bad: str, asked: Asked) -> None:
     with pytest.raises(RefusedError, match="only 1 institutions answered p step 0; the plan needs 2"):
         asked([GOOD, BAD[bad]], minimum=2)
 
 
 # --- gathering -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def gathering(charter: Charter) -> Callable[..., Gathering]:
-    def make(plan: Plan, expected: int, timeout: float = 5.0) -> Gathering:
-        return Gathering(plan, charter, RUN, expected, timeout)
-
-    return make
 
 
 class NoStore:
@@ -181,10 +201,30 @@ class NoStore:
         raise AssertionError(f"{name} was used")
 
 
-def gathered(apps: Sequence[ClientApp], gathering: Gathering) -> OpenFederation:
-    federation = on_grid(apps, lambda grid: gather_federation(grid, gathering, NoStore()))  # type: ignore[arg-type]
-    assert isinstance(federation, OpenFederation)
-    return federation
+Gathered = Callable[..., OpenFederation]
+
+
+@pytest.fixture
+def gathered(make_fakes: Callable[..., Any], make_plan: Callable[..., Plan], log: AuditLog) -> Gathered:
+    """The federation of institutions that reply to the plan as they do here."""
+
+    def gather(
+        *replies: Callable[[], RecordDict],
+        minimum: int,
+        expected: int | None = None,
+        timeout: float = 5.0,
+        reach: Callable[[Grid], Any] = lambda grid: grid,
+    ) -> OpenFederation:
+        fakes = make_fakes(len(replies))
+        apps = [bank.app(GOOD, reply) for bank, reply in zip(fakes.banks, replies, strict=True)]
+        plan = make_plan(min_institutions=minimum)
+        gathering = Gathering(plan, fakes.charter, RUN, len(apps) if expected is None else expected, timeout)
+        use = lambda grid: gather_federation(reach(grid), gathering, NoStore(), log)  # type: ignore[arg-type] # noqa: E731
+        federation = on_grid(apps, use)
+        assert isinstance(federation, OpenFederation)
+        return federation
+
+    return gather
 
 
 def odd() -> RecordDict:
@@ -201,37 +241,59 @@ def with_keys() -> RecordDict:
 
 
 @pytest.mark.parametrize("reply", [lambda: plain_reply(DECLINED), odd, RecordDict, failing, with_keys])
-def test_only_those_that_accept_the_plan_take_part(
-    reply: Callable[[], RecordDict], make_plan: Callable[..., Plan], gathering: Callable[..., Gathering]
-) -> None:
-    apps = [institution(GOOD), institution(GOOD, reply), institution(GOOD)]
-    assert len(gathered(apps, gathering(make_plan(min_institutions=2), 3)).nodes) == 2
+def test_only_those_that_accept_the_plan_take_part(reply: Callable[[], RecordDict], gathered: Gathered) -> None:
+    assert list(gathered(accepting, reply, accepting, minimum=2).nodes) == ["bank 0", "bank 2"]
     with pytest.raises(RefusedError, match="only 2 institutions accepted the plan; the plan needs 3"):
-        gathered(apps, gathering(make_plan(min_institutions=3), 3))
+        gathered(accepting, reply, accepting, minimum=3)
 
 
+class Watched:
+    """A grid that remembers the requests of one type."""
+
+    def __init__(self, grid: Grid, kind: str) -> None:
+        self._grid, self._kind, self.seen = grid, kind, list[RecordDict]()
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
+        asked = list(messages)
+        self.seen += [message.content for message in asked if message.metadata.message_type == self._kind]
+        return list(self._grid.send_and_receive(asked, timeout=timeout))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+
+@pytest.mark.parametrize("institutions", [1, 3])
 def test_institutions_are_asked_for_the_digest_the_run_and_the_time_alone(
-    make_plan: Callable[..., Plan], gathering: Callable[..., Gathering]
+    institutions: int, make_plan: Callable[..., Plan], gathered: Gathered
 ) -> None:
-    plan, seen = make_plan(min_institutions=1), []
-    app = ClientApp()
+    """Beside it there is nothing but what the others cosigned of their own logs."""
+    watched: list[Watched] = []
 
-    @app.query("plan")
-    def look(message: Message, _: Context) -> Message:
-        seen.append({name: dict(record) for name, record in message.content.items()})
-        return Message(plain_reply(ACCEPTED), reply_to=message)
+    def watch(grid: Grid) -> Watched:
+        watched.append(Watched(grid, "query.plan"))
+        return watched[0]
 
     before = int(time.time())
-    gathered([app], gathering(plan, 1))
-    (content,) = seen
-    asked_at = content["plan"].pop("time")
-    assert content == {"plan": {"digest": plan.digest, "run": RUN}}
-    assert before <= asked_at <= time.time()
+    gathered(*[accepting] * institutions, minimum=1, reach=watch)
+    plan = make_plan(min_institutions=1).digest
+    assert len(watched[0].seen) == institutions
+    for index, record in enumerate(watched[0].seen):
+        content, beside = split_log(record)
+        (asked,) = content.values()
+        fields = dict(asked)
+        asked_at = fields.pop("time")
+        assert (set(content), fields) == ({"plan"}, {"digest": plan, "run": RUN})
+        assert before <= asked_at <= time.time()
+        assert (beside is None) == (institutions == 1)
+        if beside is not None:
+            request = WitnessRequest.from_bytes(beside.payload)
+            assert request == WitnessRequest(plan=plan, cosigned=request.cosigned)
+            assert str(request.cosigned).startswith(f"cohortium/fakes/bank%20{index}\n")
 
 
-def test_a_run_does_not_begin_on_a_subset(make_plan: Callable[..., Plan], gathering: Callable[..., Gathering]) -> None:
+def test_a_run_does_not_begin_on_a_subset(gathered: Gathered) -> None:
     with pytest.raises(RefusedError, match="1 of 2 institutions connected in 0 s"):
-        gathered([institution(GOOD)], gathering(make_plan(min_institutions=1), expected=2, timeout=0.0))
+        gathered(accepting, minimum=1, expected=2, timeout=0.0)
 
 
 class LateGrid:
@@ -248,32 +310,30 @@ class LateGrid:
         return getattr(self._grid, name)
 
 
-def test_the_expected_institutions_are_waited_for(
-    make_plan: Callable[..., Plan], gathering: Callable[..., Gathering], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_expected_institutions_are_waited_for(gathered: Gathered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
     late: list[LateGrid] = []
 
-    def use(grid: Grid) -> Federation:
+    def reach(grid: Grid) -> LateGrid:
         late.append(LateGrid(grid))
-        return gather_federation(late[0], gathering(make_plan(), 2, 60.0), NoStore())  # type: ignore[arg-type]
+        return late[0]
 
-    federation = on_grid([institution(GOOD), institution(GOOD)], use)
-    assert len(federation.nodes) == 2
+    assert len(gathered(accepting, accepting, minimum=2, timeout=60.0, reach=reach).nodes) == 2
     assert late[0].looks == 3
 
 
 class DeafGrid(LateGrid):
-    """A grid on which the first node's reply never arrives."""
+    """A grid on which the first node's answer never arrives."""
+
+    def get_node_ids(self) -> list[int]:
+        return list(self._grid.get_node_ids())
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
-        return list(self._grid.send_and_receive(messages, timeout=timeout))[1:]
+        asked = list(messages)
+        lost = int(asked[0].metadata.message_type == "query.answer")
+        return list(self._grid.send_and_receive(asked, timeout=timeout))[lost:]
 
 
-def test_a_reply_that_never_arrives_counts_as_none() -> None:
-    def use(grid: Grid) -> tuple[NDArray[np.int64], int]:
-        nodes = list(grid.get_node_ids())
-        return OpenFederation(DeafGrid(grid), nodes, 1, timeout=1.0).ask(QUESTION, WIDTH)  # type: ignore[arg-type]
-
-    total, answered = on_grid([institution(GOOD), institution(GOOD)], use)
+def test_a_reply_that_never_arrives_counts_as_none(asked: Asked) -> None:
+    total, answered = asked([GOOD, GOOD], reach=DeafGrid)
     assert (total.tolist(), answered) == ([0, 1, 2, 3, 4], 1)

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from cohortium.client.app import make_client_app
 from cohortium.client.node import Node, open_node
+from cohortium.governance.log import AuditLog
 from cohortium.models.catalogue import build_query
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.models.studies import phases
@@ -38,7 +39,7 @@ from cohortium.study.question import DECLINED, Question, QuestionHeader, Release
 
 RUN = "ab" * 16
 SECRET = "customer 4711"
-ANSWER, CONSENT, UNMASK = "query.answer", "query.consent", "query.unmask"
+ANSWER, CONSENT, UNMASK, WITNESS = "query.answer", "query.consent", "query.unmask", "query.witness"
 QUERY = MarginalsQuery((Axis("visits", 0, 40, integer=True), Axis("score", -1, 1)))
 
 
@@ -63,6 +64,7 @@ class Bank:
     bits: list[Any]
     mirrors: Callable[[int], Any]
     coordinator: Engine
+    log: AuditLog
     faults: dict[tuple[str, int], str] = field(default_factory=dict)
     sent: list[tuple[str, int, Message, Message | None]] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
@@ -107,7 +109,7 @@ class Bank:
         delivered: list[Bundle] = []
         order = StudyOrder(self.plan, self.contract, self.members.charter, RUN, expected=len(self.nodes))
         progress = (lambda _: None) if said is None else said.append
-        self.on_grid(make_server_app(order, self.store, delivered.append, progress))
+        self.on_grid(make_server_app(order, self.store, self.log, delivered.append, progress))
         (bundle,) = delivered
         return bundle
 
@@ -116,7 +118,7 @@ class Bank:
         gathering = Gathering(self.plan, self.members.charter, RUN, len(self.nodes), 5.0)
 
         def gather(grid: Grid, _context: Context) -> Any:
-            federation = gather_federation(grid, gathering, self.store)
+            federation = gather_federation(grid, gathering, self.store, self.log)
             assert isinstance(federation, SecureFederation)
             return use(federation)
 
@@ -215,6 +217,7 @@ def make_bank(
     make_people: Callable[..., CustomerTable],
     small_contract: Contract,
     seeded_bits: Callable[[int], Any],
+    coordinator_log: Callable[[Engine, str], AuditLog],
     tmp_path: Path,
 ) -> Iterator[Callable[..., Bank]]:
     """n institutions with seeded noise, a plan with a secure sum of at least t."""
@@ -226,7 +229,8 @@ def make_bank(
         bits = [seeded_bits(index) for index in range(n)]
         opened.append(open_store(tmp_path / f"coordinator-{len(opened)}.sqlite"))
         members = make_members(tables, plan, bits=bits)
-        return Bank(plan, small_contract, members, tables, bits, seeded_bits, opened[-1])
+        log = coordinator_log(opened[-1], members.charter.name)
+        return Bank(plan, small_contract, members, tables, bits, seeded_bits, opened[-1], log)
 
     yield make
     for engine in opened:
@@ -525,7 +529,7 @@ def test_a_coordinator_that_dies_after_every_wave_ends_as_if_it_had_not(make_ban
     """Once after every wave of every question, always resumed on its store; the same bytes, nothing charged twice.
 
     Every institution restarts whenever the coordinator does. One of four never shares keys, so that there are three
-    waves a question and all of the others are needed in each.
+    waves a question and all of the others are needed in each. Of the waves about logs, it dies after ten.
     """
     whole, bank = make_bank(4, 3), make_bank(4, 3)
     whole.faults = bank.faults = {("query.share", 3): "mute"}
@@ -535,9 +539,10 @@ def test_a_coordinator_that_dies_after_every_wave_ends_as_if_it_had_not(make_ban
 
     def once(kind: str, messages: list[Message]) -> bool:
         asked = {str(m.content["question"]["json"]) for m in messages if "question" in m.content}
-        payload = messages[0].content.get("secure_sum", {}).get("payload", b"") if not asked else b""
+        record = "log" if kind == WITNESS else "secure_sum"
+        payload = messages[0].content.get(record, {}).get("payload", b"") if not asked else b""
         where = (kind, "".join(asked) or payload.hex())
-        if where in died:
+        if where in died or (kind == WITNESS and sum(before == WITNESS for before, _ in died) == 10):
             return False
         died.add(where)
         return True
@@ -549,8 +554,8 @@ def test_a_coordinator_that_dies_after_every_wave_ends_as_if_it_had_not(make_ban
             break
         except Died:
             bank.restart()
-    assert len(died) >= 2 + 3 * len(expected.releases)
-    assert {kind for kind, _ in died} == {"query.plan", "query.share", ANSWER, CONSENT, UNMASK}
+    assert len(died) >= 12 + 3 * len(expected.releases)
+    assert {kind for kind, _ in died} == {"query.plan", "query.share", ANSWER, CONSENT, UNMASK, WITNESS}
     assert bundle.to_bytes() == expected.to_bytes()
     assert [node.ledger.spent() for node in bank.nodes] == [node.ledger.spent() for node in whole.nodes]
     counts = [len(list(node.ledger.charges())) for node in bank.nodes]
@@ -661,7 +666,7 @@ def test_a_coordinator_that_lost_its_memory_cannot_ask_for_another_sum(
 def test_a_local_plan_sends_no_message_of_a_secure_sum(make_bank: Callable[..., Bank]) -> None:
     bank = make_bank(3, 2, trust="local")
     bundle = bank.study()
-    assert {kind for kind, *_ in bank.sent} == {"query.plan", ANSWER}
+    assert {kind for kind, *_ in bank.sent} == {"query.plan", ANSWER, WITNESS}
     assert all("secure_sum" not in message.content for _, _, message, _ in bank.sent)
     assert all(release.note == b"" for index in range(3) for release in bank.answers(index).values())
     assert {record.institutions for record in bundle.releases} == {3}
