@@ -268,9 +268,9 @@ def _private(federation: LocalFederation, plan: AuditPlan) -> list[GroupAnswers]
     answer = federation.run(plan)
     if not isinstance(answer, AuditAnswer):
         raise Defect("an audit released no tables")
-    own = sorted(answer.own.items(), key=lambda item: int(item[0]))
-    numbered = [_numbered(one, str(index)) for index, (_, answers) in enumerate(own) for one in answers]
-    return [*answer.pooled, *(numbered if len(own) > 1 else [])]
+    names = [node.identity.institution for node in federation.nodes]
+    own = [_numbered(one, str(names.index(name))) for name, answers in answer.own.items() for one in answers]
+    return [*answer.pooled, *(own if len(answer.own) > 1 else [])]
 
 
 def _numbered(answers: GroupAnswers, institution: str) -> GroupAnswers:

@@ -39,7 +39,7 @@ class AuditTable(Agreed):
         totals: people by group, over all columns; null below the minimum cell. Empty for distances.
         std: standard deviation of the noise of every count.
         feature: of a proxy table, the feature whose bins are the columns.
-        institution: the coordinator's number of the node whose own table it is; null for the sum over all.
+        institution: whose own table it is, by its name in the charter; null for the sum over all.
     """
 
     kind: Literal["outcomes", "labels", "distances", "proxies"]

@@ -295,7 +295,7 @@ def test_one_refusing_institution_leaves_no_approval_at_the_others(order: Order,
     """The last institution's ledger is spent; the first ones must not have approved a plan that will not run."""
     state, made = study_folder / "state", order("one", state=study_folder / "state", lifetime_epsilon=1.1)
     simulate(made, silent)
-    identity = NodeIdentity(institution="aaa", lifetime_epsilon=1.1)
+    identity = NodeIdentity(institution="aaa", lifetime_epsilon=1.1, simulation=True)
     create_node(state / "aaa", identity, made.contract)
     path = study_folder / "people.csv"
     path.write_text(path.read_text().replace(",north,", ",aaa,"), encoding="utf-8")
