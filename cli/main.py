@@ -58,6 +58,16 @@ _NOUNS = {
         "What a node has spent, what still fits, and whether its ledger holds together. Nothing is ever changed.",
     ),
     "privacy": ("app", "Audit the privacy of what this installation releases."),
+    "consent": ("app", "What customers agreed and objected to, and who may be counted. Nothing of it leaves the node."),
+    "rules": ("app", "Rule packs of law and house limits: read, explain, try on facts, test. Not legal advice."),
+    "log": (
+        "app",
+        "A node's tamper-evident audit log: show it, verify it, prove entries of it, witness the logs of others.",
+    ),
+    "review": (
+        "app",
+        "Cases before reviewers: two people of two functions sign card, audit, DPIA and policy decision.",
+    ),
 }
 """For every noun: what its module of the same name defines it as, and its help line."""
 

@@ -37,10 +37,12 @@ from cohortium.study.model import EncoderModel, LookalikeModel, Model, load_mode
 from cohortium.study.question import digest_array
 
 __all__ = [
+    "MARK",
     "contacts_seeds",
     "id_lists",
     "manifest_seeds",
     "model_parts",
+    "quietly",
     "read_contacts",
     "read_list",
     "read_manifest_file",
@@ -58,21 +60,21 @@ _PUBLIC = _KEY.public_key().public_bytes_raw().hex()
 _HEADER = "cohortium.model/1"
 _MOST_NUMBERS = 2**16
 _DIGEST = "sha256:" + "3" * 64
-_MARK = "Qx7"
+MARK = "Qx7"
 """Begins every id: what must stand in no error."""
 
-_PEOPLE = CustomerTable(("x",), np.zeros((300, 1)), np.array([f"{_MARK}{i:03d}" for i in range(300)]))
+_PEOPLE = CustomerTable(("x",), np.zeros((300, 1)), np.array([f"{MARK}{i:03d}" for i in range(300)]))
 _LISTED = [str(key) for key in _PEOPLE.keys[:120]]
 
 _Kind = TypeVar("_Kind", EncoderModel, LookalikeModel)
 
 
-def _quietly(read: Callable[[], Any], promised: type[CohortiumError]) -> bool:
+def quietly(read: Callable[[], Any], promised: type[CohortiumError]) -> bool:
     """Whether it was read; a refusal is one line, and neither it nor its causes hold an id."""
     try:
         read()
     except promised as error:
-        if "\n" in str(error) or _MARK in "".join(traceback.format_exception(error)):
+        if "\n" in str(error) or MARK in "".join(traceback.format_exception(error)):
             raise AssertionError("an error of several lines, or with an id") from error
         return False
     return True
@@ -110,10 +112,10 @@ def read_model(kind: type[_Kind]) -> Callable[[bytes], bool]:
             path = Path(folder) / "model"
             path.write_bytes(data)
             signed: list[Model[_Kind]] = []
-            accepted = _quietly(lambda: signed.append(load_model(path, kind, signer=_PUBLIC)), DataError)
+            accepted = quietly(lambda: signed.append(load_model(path, kind, signer=_PUBLIC)), DataError)
             if any(model.digest != _released()[kind].digest for model in signed):
                 raise AssertionError("accepted, and not what was signed")
-            _quietly(lambda: _used(load_model(path, kind, signer=None)), DataError)
+            quietly(lambda: _used(load_model(path, kind, signer=None)), DataError)
             return accepted
 
     return read
@@ -157,11 +159,11 @@ def _reads(kind: type[_Kind], text: str, arrays: dict[str, Any]) -> bool:
         path = Path(folder) / "model"
         path.write_bytes(save(arrays, metadata={_HEADER: "0" * 128 + text}))
         found: list[Model[_Kind]] = []
-        accepted = _quietly(lambda: found.append(load_model(path, kind, signer=None)), DataError)
+        accepted = quietly(lambda: found.append(load_model(path, kind, signer=None)), DataError)
         for model in found:
             if model.document.to_bytes().decode() != text:
                 raise AssertionError("accepted, and not its own serialisation")
-            _quietly(lambda m=model: _used(m), DataError)
+            quietly(lambda m=model: _used(m), DataError)
         return accepted
 
 
@@ -218,7 +220,7 @@ def read_seed_list(data: bytes) -> bool:
         try:
             store = SeedStore(database)
             column = None if path.suffix == ".txt" else "id"
-            accepted = _quietly(lambda: store.add("vip", path, column, _PEOPLE), CohortiumError)
+            accepted = quietly(lambda: store.add("vip", path, column, _PEOPLE), CohortiumError)
             if accepted != bool(store.lists()):
                 raise AssertionError("a list that is neither kept nor refused")
             for kept in store.lists():
@@ -243,7 +245,7 @@ def read_list(data: bytes) -> bool:
     with tempfile.TemporaryDirectory() as folder, closing(Engine(Path(folder), Resources(threads=1))) as engine:
         engine.connection.register("scored", pa.table({"id": [str(key) for key in _PEOPLE.keys]}))
         engine.run("making", "CREATE TABLE suppressed (id VARCHAR)", "fuzz")
-        return _quietly(lambda: load_lists(engine, [IdList(_named(data, folder))], "scored"), DataError)
+        return quietly(lambda: load_lists(engine, [IdList(_named(data, folder))], "scored"), DataError)
 
 
 def contacts_seeds() -> list[bytes]:
@@ -258,7 +260,7 @@ def contacts_seeds() -> list[bytes]:
 def read_contacts(data: bytes) -> bool:
     """Reads identifiers for an export."""
     with tempfile.TemporaryDirectory() as folder, closing(Engine(Path(folder), Resources(threads=1))) as engine:
-        return _quietly(lambda: load_contacts(engine, Contacts(_named(data, folder)), ("mail", "phone")), DataError)
+        return quietly(lambda: load_contacts(engine, Contacts(_named(data, folder)), ("mail", "phone")), DataError)
 
 
 # --- an institution's own files, changed -----------------------------------------------------------------------------
@@ -285,7 +287,7 @@ def read_scores(data: bytes) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.parquet"
         path.write_bytes(data)
-        return _quietly(lambda: [batch.to_pylist() for batch in iterate_scores(path)], DataError)
+        return quietly(lambda: [batch.to_pylist() for batch in iterate_scores(path)], DataError)
 
 
 def manifest_seeds() -> list[bytes]:
@@ -326,5 +328,5 @@ def read_manifest_file(data: bytes) -> bool:
         taken = []
         for text in (data, mended):
             (Path(folder) / MANIFEST_FILE).write_bytes(text)
-            taken.append(_quietly(lambda: read_manifest(Path(folder)), DataError))
+            taken.append(quietly(lambda: read_manifest(Path(folder)), DataError))
         return any(taken)

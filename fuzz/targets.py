@@ -17,6 +17,7 @@ from typing import Any
 
 import files
 import numpy as np
+import records
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from sqlalchemy import create_engine
@@ -209,7 +210,33 @@ def _plan_seeds() -> list[bytes]:
     for text in _files("*plan.toml")():
         bare = re.sub(rb'(?m)^(contract|model) = ".*"\n', b"", text)
         seeds.append(named[0] + (named[1] if b'study = "lookalike"' in bare else b"") + bare)
-    return [*seeds, *(_with_locks(seed) for seed in seeds if b'"wide"' in seed)]
+    return [*seeds, *(_with_locks(seed) for seed in seeds if b'"wide"' in seed), *_audit_seeds()]
+
+
+def _audit_seeds() -> list[bytes]:
+    """Audits of segments, of an audience and of a column, with all that each can ask for."""
+    head = f"""schema = "cohortium.plan/1"
+study = "audit"
+name = "spring-audit"
+purpose = "CustomerSegmentation"
+lawful_basis = "legal_obligation"
+regions = ["EU"]
+contract = "{_DIGEST}"
+expires = 2099-12-31
+epsilon = 0.5
+delta = 1e-6
+"""
+    groups = 'attributes = ["sex", "age"]\nintersections = "all"\ncuts = {age = [30, 60.5]}\n'
+    model = f'model = "{_DIGEST}"\n'
+    asked = (
+        ("segments", model + "segments = 5\nbeneficial = [1]\ncostly = [2, 3]\ndistance = true\n", "distances"),
+        ("audience", model + 'level = "broad"\nseed = "valued"\nlabel = "answered"\npositive = "yes"\n', "labels"),
+        ("column", 'column = "treated"\nchosen = ["yes"]\nproxies = ["visits"]\n', "proxies"),
+    )
+    return [
+        f'{head}[shares]\noutcomes = 80\n{part} = 20\n[audit]\nof = "{of}"\n{groups}{more}'.encode()
+        for of, more, part in asked
+    ]
 
 
 def _with_locks(seed: bytes) -> bytes:
@@ -260,5 +287,15 @@ TARGETS = {f"sum-{kind.__name__}": Target(_message(kind), _sum_seeds(kind.__name
     "plan": Target(_toml(_plan), _plan_seeds),
     "charter": Target(_toml(lambda raw, place: parse_charter(raw, place)), _charter_seeds),
     "contract": Target(_contract, _files("*contract.toml")),
+    "note": Target(records.read_note, records.notes),
+    "checkpoint": Target(records.read_checkpoint, records.checkpoints),
+    "leaf": Target(records.read_leaf, records.leaves),
+    "proof": Target(records.read_proof, records.proofs),
+    "rule-pack": Target(records.read_pack_text, records.packs),
+    "fact-sheet": Target(records.read_fact_sheet, records.fact_sheets),
+    "case-file": Target(records.read_case_file, records.case_files),
+    "consent-template": Target(records.read_template, records.templates),
+    "consent-mapping": Target(records.read_mapping, records.mappings),
+    "consent-rows": Target(records.read_consents, records.consent_files),
 }
 """Every target by name."""

@@ -453,21 +453,18 @@ class ConsentStore:
 
     def _load(self) -> Columns:
         """Everybody's standing, read in pieces, so that no withdrawal waits for it; `_advance` makes it consistent."""
+        table, number = tables.standings, tables.standings.c.person
         with self._transaction() as connection:
-            sequence = tables.top(connection, tables.events.c.sequence)
-            people = connection.execute(sa.select(sa.func.count()).select_from(tables.standings)).scalar_one()
-        stored, filled, person = np.zeros(people, dtype=STORED), 0, 0
-        while filled < people:
-            query = sa.select(tables.standings.c.person, tables.packed()).where(tables.standings.c.person > person)
+            sequence, last = tables.top(connection, tables.events.c.sequence), tables.top(connection, number)
+            people = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        stored, filled = np.zeros(people, dtype=STORED), 0
+        for start in range(0, last, _LOADED):
+            within = (number > start) & (number <= min(start + _LOADED, last))
             with self._transaction() as connection:
-                rows = connection.execute(
-                    query.order_by(tables.standings.c.person).limit(min(_LOADED, people - filled))
-                ).all()
-            if not rows:
-                break  # people were erased since they were counted
-            piece = np.frombuffer(b"".join([row[1] for row in rows]), dtype=STORED)
+                piece = np.frombuffer(_joined(connection, sa.select(tables.packed()).where(within)), dtype=STORED)
+            piece = piece[: people - filled]  # more have come only since, and `_advance` brings them
             stored[filled : filled + len(piece)] = piece
-            filled, person = filled + len(piece), rows[-1][0]
+            filled += len(piece)
         return Columns(stored[:filled], sequence)
 
     def _advance(self, columns: Columns) -> None:
@@ -475,9 +472,7 @@ class ConsentStore:
             sequence = tables.top(connection, tables.events.c.sequence)
             if sequence == columns.sequence and self._root:
                 return
-            rows = connection.execute(
-                sa.select(tables.packed()).where(tables.standings.c.last > columns.sequence)
-            ).all()
+            rows = _joined(connection, sa.select(tables.packed()).where(tables.standings.c.last > columns.sequence))
             gone = connection.execute(
                 sa.select(tables.events.c.principal)
                 .join(tables.erasures, tables.erasures.c.sequence == tables.events.c.sequence)
@@ -485,7 +480,7 @@ class ConsentStore:
             ).all()
             if gone or not self._root:
                 self._suppressed = _suppression_columns(connection)
-        changed = np.frombuffer(b"".join([row[0] for row in rows]), dtype=STORED)
+        changed = np.frombuffer(rows, dtype=STORED)
         columns.advance(changed, words(b"".join([row[0] for row in gone])), sequence)
         tags, flags = self._suppressed
         listed = sha256(tags.astype(">u8").tobytes() + flags.astype(">u4").tobytes()).digest()
@@ -894,6 +889,12 @@ def _is_closed() -> sa.ColumnElement[bool]:
         tables.closures.c.duty == tables.obligations.c.duty
     )
     return sa.exists().where(same)
+
+
+def _joined(connection: sa.Connection, query: sa.Select[Any]) -> bytes:
+    """The bytes of a query's only column, joined; by the driver's own cursor, at half the time."""
+    cursor = connection.execute(query).cursor
+    return b"" if cursor is None else b"".join([value for (value,) in cursor.fetchall()])
 
 
 def _parts(values: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

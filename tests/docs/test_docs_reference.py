@@ -429,6 +429,8 @@ def heads(report: str) -> list[str]:
         "tamper-evident log",
         "fairness audits",
         "review and signatures",
+        "not yet wired into runs",
+        "evidence packs",
         "activation rules",
         "erasure",
         "superlink and supernodes",
@@ -437,3 +439,10 @@ def heads(report: str) -> list[str]:
 )
 def test_what_is_not_built_is_said_to_be_not_built(missing: str) -> None:
     assert missing in section(page("known-limitations.md"), "Not built").lower()
+
+
+@pytest.mark.parametrize("name", ["consent.md", "rules.md", "audit-log.md", "review.md"])
+def test_the_guide_to_what_runs_do_not_ask_yet_says_so_before_anything_else(name: str) -> None:
+    head = page(name).split("\n## ")[0]
+    assert "**not yet wired into" in head.lower()
+    assert "known-limitations.md#not-built" in head

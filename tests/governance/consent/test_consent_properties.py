@@ -236,7 +236,7 @@ def columns_of(rng: np.random.Generator, people: int) -> Any:
 def test_an_advanced_tree_is_the_tree_made_anew() -> None:
     rng = np.random.default_rng(5)
     stored = columns_of(rng, 3_000)
-    stored["row"]["tag"][:40, 0] = stored["row"]["tag"][0, 0]  # crowded buckets, first words alike
+    stored["row"]["tag"][1_960:2_040, 0] = stored["row"]["tag"][0, 0]  # a crowded bucket, first words alike
     columns = Columns(stored[:2_000], 1)
     changed = stored[1_500:2_500].copy()
     changed["row"]["flags"] += 64

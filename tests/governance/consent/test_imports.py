@@ -142,7 +142,7 @@ def test_a_stopped_import_goes_on_where_it_was(
     def stop(counts: ImportCounts) -> None:
         if counts.rows == 4:
             with (folder / "rejects.csv").open("ab") as out:
-                out.write(b"half a line")
+                out.write(b"half a line" * 100)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

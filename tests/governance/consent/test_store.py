@@ -390,6 +390,16 @@ def test_an_erasure_unlinks_and_its_objections_live_on(
     assert store.verify() == 8
 
 
+def test_a_table_answered_before_an_erasure_leaves_the_person_out_after_it(store: ConsentStore) -> None:
+    contract, ids = Cohort("CommercialResearch", "contract"), np.array(["anna", "ben"])
+    store.record(Entry("anna", FlagSignal(kind="channel-ads", state="set"), 1))
+    assert store.snapshot(contract).allowed(ids).all()
+    store.erase("anna")
+    assert store.snapshot(contract).allowed(ids).tolist() == [False, True]
+    store.complete_erasure("anna")
+    assert store.snapshot(contract).allowed(ids).tolist() == [False, True]
+
+
 def events(database: Path) -> list[Any]:
     with closing(sqlite3.connect(database)) as raw:
         return raw.execute("SELECT * FROM events ORDER BY sequence").fetchall()
