@@ -125,6 +125,12 @@ def simulate_command(
         case LookalikePlan():
             options = (seeds, seed_column, seed_institutions, audience)
             print_campaign(_campaign(order, plan_file, options, say), out, as_json=as_json)
+        case _:
+            raise PlanError(
+                "an audit is not simulated by this command",
+                place=f"{plan_file}: study",
+                fix="call cohortium.simulations.fairness_audit on a frame",
+            )
 
 
 def _campaign(

@@ -41,6 +41,7 @@ __all__ = [
     "FlagKind",
     "FlagSignal",
     "consent_end",
+    "day_of",
     "parse_signal",
     "unpack",
 ]
