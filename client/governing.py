@@ -31,6 +31,7 @@ __all__ = [
     "GOVERNANCE_FILE",
     "Governance",
     "NodeGovernance",
+    "cohort_of",
     "open_consent",
     "read_governance",
     "refusal",
@@ -188,7 +189,6 @@ class NodeGovernance:
 
     def _write_down(self, plan: str, run: str, decision: str, documents: tuple[Decision, Facts] | None) -> None:
         admitted = documents is None or documents[0].admitted
-        self._store.keep_admission(plan, run, decision, admitted=admitted, documents=documents)
         entry = {
             "event": "admission",
             "plan": plan,
@@ -196,7 +196,8 @@ class NodeGovernance:
             "decision": decision,
             "admitted": str(admitted).lower(),
         }
-        self._log.record(f"admission {run} {decision}", entry)
+        self._log.record(f"admission {plan} {run} {decision}", entry)
+        self._store.keep_admission(plan, run, decision, admitted=admitted, documents=documents)
 
     def _cohort(self, plan: Plan) -> Cohort:
         return cohort_of(plan, None if self._declared is None else self._declared[0])

@@ -14,7 +14,7 @@ from cohortium.governance.consent.signals import (
     ErasureSignal,
     FlagSignal,
 )
-from cohortium.governance.consent.snapshot import REASONS, Cohort, OpenBanking, Snapshot, commitment
+from cohortium.governance.consent.snapshot import REASONS, Cohort, OpenBanking, Snapshot
 from cohortium.governance.consent.store import BackDatedError, ConsentStore, Entry, Obligation, Recorded, Rejected
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "Recorded",
     "Rejected",
     "Snapshot",
-    "commitment",
     "covers",
     "extension_terms",
     "import_signals",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from cohortium.governance.consent.columns import ROW, Columns, keyed_tags, matching, words
 from cohortium.governance.consent.purposes import PURPOSES, is_advertising_across_contexts, is_marketing
 from cohortium.governance.consent.signals import FLAGS
-from cohortium.study.errors import DataError, Defect
+from cohortium.study.errors import DataError
 from cohortium.study.plan import LawfulBasis
 
-__all__ = ["REASONS", "Cohort", "OpenBanking", "Snapshot", "commitment"]
+__all__ = ["REASONS", "Cohort", "OpenBanking", "Roll", "Snapshot"]
 
 REASONS = (
     "without_valid_consent",
@@ -145,7 +144,7 @@ class Snapshot:
 
     Attributes:
         cohort, sequence, day: for what, after which event, on which day (UTC, since 1970-01-01).
-        root: `sha256:…`, over everybody's standing and the suppression list. Never leaves as it is: see `commitment`.
+        root: `sha256:…`, over everybody's standing and the suppression list. Leaves only as `privacy.release` commits.
     """
 
     def __init__(
@@ -194,25 +193,6 @@ class Snapshot:
         out[known] = self._reasons[roll.rows[known]]
         self._made = (weakref.ref(ids), out)
         return out
-
-
-def commitment(root: str, salt: bytes) -> str:
-    """What leaves of a root: SHA-256 over a label, a fresh 32-byte salt and the root. Equal roots do not show.
-
-    Args:
-        root: a snapshot's.
-        salt: 32 bytes, from `privacy.randomness.fresh_key`, kept to open the commitment later.
-    """
-    if len(salt) != 32:
-        raise Defect("consent: a commitment's salt must be 32 bytes")
-    head, _, digits = root.partition(":")
-    try:
-        raw = bytes.fromhex(digits)
-    except ValueError:
-        raw = b""
-    if head != "sha256" or len(raw) != 32:
-        raise DataError("not a snapshot's root", fix="give sha256: and 64 hexadecimal digits")
-    return "sha256:" + sha256(b"cohortium.consent-commitment/1\n" + salt + raw).hexdigest()
 
 
 def _hashed(key: bytes, ids: NDArray[np.generic]) -> NDArray[np.uint64]:

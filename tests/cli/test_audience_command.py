@@ -192,7 +192,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "crm.csv").write_text("customer,mail,phone\n" + mails)
     contract = parse_contract(CONTRACT, "contract")
     node, key = home / "node", Ed25519PrivateKey.generate()
-    create_node(node, NodeIdentity(institution="north"), contract)
+    create_node(node, NodeIdentity(institution="north", simulation=True), contract)
     onboard(contract, {"people": parse_source(str(home / "people.csv"))}, node / "customers", duplicates=False)
     people = load_customer_table(node / "customers", contract)
     basis = Basis((Block("visits", low=0.0, high=10.0), Block("region", levels=3)))

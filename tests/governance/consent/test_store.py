@@ -31,11 +31,10 @@ from cohortium.governance.consent import (
     OpenBanking,
     Recorded,
     Rejected,
-    commitment,
 )
 from cohortium.governance.consent.signals import FLAGS
 from cohortium.privacy.ledger import open_store
-from cohortium.study.errors import CohortiumError, DataError, Defect, RefusedError
+from cohortium.study.errors import CohortiumError, DataError, RefusedError
 
 from .conftest import Clock
 
@@ -512,22 +511,6 @@ def test_permissions_are_no_objections(store: ConsentStore) -> None:
 def test_times_need_a_zone(store: ConsentStore, clock: Clock) -> None:
     with pytest.raises(DataError, match="time zone"):
         store.withdraw("anna", at=clock.now.replace(tzinfo=None))
-
-
-# --- commitments -----------------------------------------------------------------------------------------------------
-
-
-def test_commitments_hide_and_bind(store: ConsentStore) -> None:
-    root = store.snapshot(SEGMENTS).root
-    salts = [bytes([n]) * 32 for n in range(2)]
-    assert commitment(root, salts[0]) != commitment(root, salts[1])
-    assert commitment(root, salts[0]) == commitment(root, salts[0])
-    assert commitment("sha256:" + "0" * 64, salts[0]) != commitment(root, salts[0])
-    with pytest.raises(Defect):
-        commitment(root, bytes(31))
-    for wrong in ("", "sha256:00", "md5:" + "0" * 64):
-        with pytest.raises(DataError):
-            commitment(wrong, salts[0])
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
