@@ -49,6 +49,8 @@ format: $(TOOLS)
 
 # one thread for every worker: as many as there are processors would wait for each other
 test: export OMP_NUM_THREADS := 1
+# files of tests lie in memory where there is room: ledgers and logs wait for the disk at every commit
+test: export TMPDIR := $(or $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 6000000 {print "/dev/shm"}'),$(TMPDIR),/tmp)
 test: $(TOOLS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 

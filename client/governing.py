@@ -66,6 +66,25 @@ _FILTERED = (
     "special_without_explicit_consent",
     "ais_without_purpose_consent",
 )
+_FOUND = frozenset(
+    {
+        "cohort.purpose_mismatch",
+        "data.customer_level_outputs_shared",
+        "data.record_linkage",
+        "docs.consent_snapshot_root",
+        "log.cosigners",
+        "model.expires_on",
+        "privacy.delta_times_n",
+        "privacy.epsilon",
+        "privacy.institutions",
+        "privacy.min_cell",
+        "privacy.secure_aggregation",
+        "privacy.unit",
+        "run.lawful_basis",
+        "run.purpose",
+        "transfer.crosses_border",
+    }
+)
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=512)]
 
 
@@ -111,7 +130,10 @@ def read_governance(folder: Path) -> tuple[Governance, tuple[Pack, ...]] | None:
     if not path.exists():
         return None
     declared = validated(Governance, read_toml(path, DataError), str(path), {}, DataError)
-    Facts.of(declared.facts, declared.declared_by)
+    stated = Facts.of(declared.facts, declared.declared_by)
+    own = sorted(name for name in stated.facts if name in _FOUND or name.removeprefix("cohort.") in _FILTERED)
+    if own:
+        raise DataError(f"{own[0]} is not to be declared: the node finds it itself", place=str(path), fix="remove it")
     return declared, load_packs(declared.packs, [read_pack(folder / name) for name in declared.own_packs])
 
 
@@ -126,7 +148,6 @@ class NodeGovernance:
         ledger: what was spent.
         log: its audit log.
         consent: its consent store; None where it has none.
-        people: number of its customers.
         simulation: whether it may answer without rules in force.
         today: today's date (UTC).
     """
@@ -141,14 +162,13 @@ class NodeGovernance:
         log: NodeLog,
         consent: ConsentStore | None,
         *,
-        people: int,
         simulation: bool,
         today: Callable[[], date],
     ) -> None:
         self._declared = read_governance(folder)
         self._place = str(folder / GOVERNANCE_FILE)
         self._institution, self._store, self._approved, self._ledger = institution, store, approved, ledger
-        self._log, self._people, self._simulation, self._today = log, people, simulation, today
+        self._log, self._simulation, self._today = log, simulation, today
         self.consent = consent
 
     def counted(self, people: CustomerTable, plan: str) -> Counted:
@@ -208,19 +228,18 @@ class NodeGovernance:
             _plan_facts(plan),
             Facts.of({"log.cosigners": self._log.cosigners(plan.digest)}, "audit log"),
             self._ledger_facts(plan),
-            _charter_facts(charter),
+            _charter_facts(plan, charter),
             *self._consent_facts(plan),
             *declared,
         ]
 
     def _ledger_facts(self, plan: Plan) -> Facts:
-        """What one person's budget comes to once this plan is spent, whatever else was, and delta for all customers."""
+        """What one person's budget comes to once this plan is spent, whatever else was."""
         spent = self._ledger.spent()
         rest = budget_for(plan.epsilon, plan.delta)
         already = self._ledger.spent(plan.digest)
         epsilon = epsilon_spent(spent + rest if already.mu2 == 0 else spent, plan.delta)
-        facts = {"privacy.epsilon": round(epsilon, 6), "privacy.delta_times_n": plan.delta * self._people}
-        return Facts.of(facts, f"ledger of {self._institution}")
+        return Facts.of({"privacy.epsilon": round(epsilon, 6)}, f"ledger of {self._institution}")
 
     def _consent_facts(self, plan: Plan) -> list[Facts]:
         """Nobody whom the snapshot leaves out is in the cohort: of those whom rules count, nobody is left."""
@@ -299,6 +318,11 @@ def _plan_facts(plan: Plan) -> Facts:
     return Facts.of(facts, f"plan {plan.digest}")
 
 
-def _charter_facts(charter: Charter) -> Facts:
+def _charter_facts(plan: Plan, charter: Charter) -> Facts:
+    """Delta by the charter's least number of customers: by the exact one, a decision would tell who is there."""
     regions = {member.region for member in charter.institutions}
-    return Facts.of({"transfer.crosses_border": len(regions) > 1}, f"charter {charter.digest}")
+    facts = {
+        "transfer.crosses_border": len(regions) > 1,
+        "privacy.delta_times_n": plan.delta * charter.min_customers,
+    }
+    return Facts.of(facts, f"charter {charter.digest}")

@@ -287,7 +287,6 @@ def open_node(
         ledger,
         log,
         open_consent(folder),
-        people=len(people),
         simulation=identity.simulation,
         today=_utc_today,
     )

@@ -198,7 +198,8 @@ def test_facts_are_gathered_from_where_they_are_known(make_bank: Callable[..., B
     told = {name: (value, facts.provenance[name].split()[0]) for name, value in facts.facts.items()}
     assert told["log.cosigners"] == (2, "audit")
     assert told["privacy.secure_aggregation"] == (True, "plan")
-    assert told["privacy.delta_times_n"] == (1e-6 * 60, "ledger")
+    charter = bank.node.gate.approval(bank.plan.digest).charter
+    assert told["privacy.delta_times_n"] == (1e-6 * charter.min_customers, "charter"), "nobody's presence changes it"
     assert 0.99 < told["privacy.epsilon"][0] <= 1.0
     assert told["cohort.without_valid_consent"] == (0, "consent")
     assert told["transfer.crosses_border"] == (False, "charter")
@@ -319,6 +320,18 @@ TYPOS: dict[str, tuple[str, str, type[CohortiumError], str]] = {
     "a fact": ("docs.ropa_ref", "docs.ropa_red", FactError, "docs.ropa_ref"),
     "a fact's type": ("use.human_review = true", "use.human_review = 1", FactError, "use.human_review"),
     "a choice": ('use.decision = "none"', 'use.decision = "non"', FactError, "use.decision"),
+    "a count": (
+        'use.decision = "none"',
+        'use.decision = "none"\ncohort.minors = 0',
+        DataError,
+        "cohort.minors is not to",
+    ),
+    "a root": (
+        'use.decision = "none"',
+        'use.decision = "none"\ndocs.consent_snapshot_root = "sha256:0"',
+        DataError,
+        "docs.consent_snapshot_root is not to be declared",
+    ),
     "the schema": ("cohortium.governance/1", "cohortium.governance/2", DataError, "schema"),
     "no TOML": ("declared_by =", "declared_by", DataError, "line"),
     "nobody": ("declared_by = ", 'declared_by = "" # ', DataError, "declared_by"),
