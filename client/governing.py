@@ -15,9 +15,9 @@ from pydantic import Field, StringConstraints
 
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.witnessing import NodeLog
-from cohortium.governance.consent import Cohort, ConsentStore, OpenBanking, purpose_term
+from cohortium.governance.consent import REASONS, Cohort, ConsentStore, OpenBanking, purpose_term
 from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, read_pack
-from cohortium.privacy.accounting import budget_for, epsilon_spent
+from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent
 from cohortium.privacy.gate import Counted
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.table import CustomerTable
@@ -53,19 +53,6 @@ _RULE_PURPOSES = {
     "CommercialResearch": "dpv:ResearchAndDevelopment",
     "AcademicResearch": "dpv:ResearchAndDevelopment",
 }
-_FILTERED = (
-    "without_valid_consent",
-    "objectors",
-    "objectors_unresolved",
-    "minors",
-    "erasure_pending",
-    "gpc",
-    "share_optouts",
-    "affiliate_optouts",
-    "without_channel_consent",
-    "special_without_explicit_consent",
-    "ais_without_purpose_consent",
-)
 _FOUND = frozenset(
     {
         "cohort.purpose_mismatch",
@@ -131,7 +118,7 @@ def read_governance(folder: Path) -> tuple[Governance, tuple[Pack, ...]] | None:
         return None
     declared = validated(Governance, read_toml(path, DataError), str(path), {}, DataError)
     stated = Facts.of(declared.facts, declared.declared_by)
-    own = sorted(name for name in stated.facts if name in _FOUND or name.removeprefix("cohort.") in _FILTERED)
+    own = sorted(name for name in stated.facts if name in _FOUND or name.removeprefix("cohort.") in REASONS)
     if own:
         raise DataError(f"{own[0]} is not to be declared: the node finds it itself", place=str(path), fix="remove it")
     return declared, load_packs(declared.packs, [read_pack(folder / name) for name in declared.own_packs])
@@ -235,10 +222,10 @@ class NodeGovernance:
 
     def _ledger_facts(self, plan: Plan) -> Facts:
         """What one person's budget comes to once this plan is spent, whatever else was."""
-        spent = self._ledger.spent()
-        rest = budget_for(plan.epsilon, plan.delta)
-        already = self._ledger.spent(plan.digest)
-        epsilon = epsilon_spent(spent + rest if already.mu2 == 0 else spent, plan.delta)
+        spent, already = self._ledger.spent(), self._ledger.spent(plan.digest)
+        budget = budget_for(plan.epsilon, plan.delta)  # of which a resumed run has charged a part already
+        whole = Spend(spent.mu2 - already.mu2 + budget.mu2, spent.tv - already.tv + budget.tv)
+        epsilon = epsilon_spent(whole, plan.delta)
         return Facts.of({"privacy.epsilon": round(epsilon, 6)}, f"ledger of {self._institution}")
 
     def _consent_facts(self, plan: Plan) -> list[Facts]:
@@ -247,7 +234,7 @@ class NodeGovernance:
             return []
         cohort = self._cohort(plan)
         snapshot = self.consent.snapshot(cohort)
-        counts: dict[str, Any] = {f"cohort.{reason}": 0 for reason in _FILTERED if _is_asked(reason, cohort)}
+        counts: dict[str, Any] = {f"cohort.{reason}": 0 for reason in REASONS if _is_asked(reason, cohort)}
         counts["cohort.purpose_mismatch"] = 0
         return [Facts.of({**counts, "docs.consent_snapshot_root": snapshot.root}, f"consent event {snapshot.sequence}")]
 

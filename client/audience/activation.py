@@ -22,7 +22,7 @@ class Activation(Protocol):
 
 
 class EverybodyAllowed:
-    """No rule: everybody may be activated. What holds until activation rules are wired."""
+    """No consent is kept: everybody may be activated. For nodes of simulations alone, see `NodeRecords.activation`."""
 
     def allowed(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """All True."""

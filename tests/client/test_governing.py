@@ -24,7 +24,7 @@ from cohortium.governance.consent import ConsentSignal, ConsentStore, Entry, Era
 from cohortium.governance.log import parse_leaf
 from cohortium.governance.rules import FactError, RuleError
 from cohortium.models.marginals import Axis, MarginalsQuery
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.ledger import Slot, open_store
 from cohortium.privacy.query import bounded_total
 from cohortium.privacy.table import CustomerTable
 from cohortium.simulations.grid import run_in_process
@@ -213,6 +213,18 @@ MISSING = {
     "notice.profiling_disclosed": "EU-GDPR-13-14",
     "features.vulnerability_targeting": "EU-AIA-5-B",
 }
+
+
+def test_a_resumed_run_is_judged_by_its_whole_budget_and_not_by_what_it_charged_so_far(
+    make_bank: Callable[..., Bank],
+) -> None:
+    bank = make_bank(DECLARED, **LAWFUL)
+    bank.accept()
+    slot = Slot(bank.plan.digest, RUN, "marginals", 0, 1)
+    bank.node.ledger.charge(slot, "sha256:" + "0" * 64, width=1, bound_squared=2**40, sigma=2**23)
+    bank.accept()
+    first, second = (facts.facts["privacy.epsilon"] for _, facts in bank.node.store.decisions(bank.plan.digest))
+    assert first == second
 
 
 @pytest.mark.parametrize("fact", MISSING)
