@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def fairness_audit(
     named = [_named(one, names, groups, institution) for one in found]
     terms = AuditTerms(minimum_cell=MIN_CELL)
     tables = [LookalikeTables(audience=one.audience, responses=one.responses) for one in named]
-    result = audit_lookalike(tables, Audited(_PLACE, plan.digest, epsilon, plan.delta), terms)
+    result = audit_lookalike(tables, Audited(_PLACE, plan.digest, epsilon, plan.delta, datetime.now(UTC).date()), terms)
     pooled = [one for one in named if one.outcomes.institution is None]
     rows = pd.concat([_rows(one, names, 0 if epsilon is None else MIN_CELL) for one in pooled])
     return FairnessAudit(rows, result, epsilon is None, spent)

@@ -67,6 +67,8 @@ class AuditSettings(Agreed):
         intersections: pairs of attributes whose groups are crossed, or `all` of them.
         cuts: for each attribute or proxy that is a number, public cut points, ascending, strictly within its bounds; a
             value belongs to the group above a cut that it equals. A proxy without any has eight bins of equal width.
+        reference: for attributes that are categories, the group that others are compared with; the best of all where
+            none is named.
         label: a protected category that says who responded.
         positive: the category of the label that says yes.
         beneficial, costly: outcomes that are a benefit, or a cost, to whoever has them: numbers of segments, or
@@ -85,6 +87,7 @@ class AuditSettings(Agreed):
     attributes: Annotated[_Names, Field(min_length=1)]
     intersections: tuple[tuple[_Text, _Text], ...] | Literal["all"] = ()
     cuts: dict[str, _Cuts] = Field(default_factory=dict)
+    reference: dict[str, _Text] = Field(default_factory=dict)
     label: _Text | None = None
     positive: _Text | None = None
     beneficial: tuple[_Segment | _Text, ...] = ()
@@ -126,6 +129,8 @@ class AuditSettings(Agreed):
         for name, cuts in self.cuts.items():
             if any(low >= high for low, high in pairwise(cuts)):
                 raise ValueError(f"cuts of '{name}' must ascend")
+        if strangers := sorted(set(self.reference) - set(self.attributes)):
+            raise ValueError(f"reference names '{strangers[0]}', which is no attribute; remove it")
         if taken := [name for name in (self.column, self.label) if name in self.attributes]:
             raise ValueError(f"'{taken[0]}' cannot be an attribute and an outcome; remove it from one of the two")
         if self.label is not None and self.label == self.column:
@@ -210,6 +215,8 @@ class AuditPlan(Plan):
                     place=f"{place}.cuts",
                     fix=f"use cuts above {low:g} and below {high:g}",
                 )
+        for name, group in audit.reference.items():
+            _check_categories(protected, name, (group,), f"{place}.reference")
         _check_categories(protected, audit.column, (*audit.chosen, *audit.beneficial, *audit.costly), f"{place}.column")
         _check_categories(protected, audit.label, (audit.positive,), f"{place}.label")
 

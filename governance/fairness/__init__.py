@@ -4,6 +4,7 @@ May import `models`, `privacy` and `study`.
 Must never happen here: a metric from a table that does not exist, a pass that is not shown, a random number.
 """
 
+from cohortium.governance.fairness.answers import judge_answers
 from cohortium.governance.fairness.audit import Audited, audit_lookalike, audit_segments
 from cohortium.governance.fairness.mitigation import Cutoff, Mitigation, group_thresholds
 from cohortium.governance.fairness.result import (
@@ -56,6 +57,7 @@ __all__ = [
     "audit_lookalike",
     "audit_segments",
     "group_thresholds",
+    "judge_answers",
     "load_fairness",
     "thresholds_with",
 ]

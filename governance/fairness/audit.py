@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal
 
 from cohortium.governance.fairness.intervals import Quotient, critical, ratio
@@ -32,12 +33,16 @@ class Audited:
         plan: digest of the audit's plan.
         epsilon: spent by the audit's questions; None without noise.
         delta: of that epsilon.
+        made: the day on which it is judged (UTC).
+        level: of a campaign, the level whose audience it is.
     """
 
     digest: str
     plan: str
     epsilon: float | None
     delta: float
+    made: date
+    level: str | None = None
 
 
 def audit_segments(tables: Sequence[SegmentTables], audited: Audited, terms: AuditTerms) -> FairnessResult:
@@ -74,7 +79,9 @@ def _result(
     return FairnessResult(
         subject=subject,
         audited=audited.digest,
+        level=audited.level,
         plan=audited.plan,
+        made=audited.made,
         alpha=terms.alpha,
         minimum_cell=terms.minimum_cell,
         epsilon=audited.epsilon,

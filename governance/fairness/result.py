@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cohortium.governance.fairness.intervals import Interval
 from cohortium.governance.fairness.verdicts import Judged, Side, Verdict, decide, worst
+from cohortium.models.auditing import UNKNOWN
 from cohortium.study.document import Agreed, Document
 from cohortium.study.errors import DataError
 from cohortium.study.validation import first_repeat
@@ -216,7 +218,9 @@ class FairnessResult(Document):
         schema_id: `cohortium.fairness/1`; written `schema`.
         subject: what was audited.
         audited: digest of it: a bundle or a model.
+        level: of a campaign, the level whose audience it is; None for segments.
         plan: digest of the audit's plan.
+        made: day on which it was judged (UTC).
         alpha: error of every family of verdicts.
         minimum_cell: people below which nothing is said.
         epsilon, delta: what the audit's questions cost each person; epsilon None for an audit without noise.
@@ -224,13 +228,15 @@ class FairnessResult(Document):
         metrics: in order of attribute, institution and metric.
         not_judged: what could not be made.
         reversals: directions that differ between the pooled table and an institution's.
-        verdict: the worst of all verdicts.
+        verdict: the worst of all verdicts that decide (`overall`).
     """
 
     schema_id: Annotated[Literal["cohortium.fairness/1"], Field(alias="schema")] = "cohortium.fairness/1"
     subject: Literal["segments", "lookalike"]
     audited: _Text
+    level: _Text | None = None
     plan: _Text
+    made: date
     alpha: Annotated[float, Field(gt=0, lt=0.5)]
     minimum_cell: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
@@ -266,8 +272,16 @@ class FairnessResult(Document):
 
 
 def overall(metrics: Iterable[Metric]) -> Verdict:
-    """The worst verdict of all metrics that have one; `insufficient` when none has."""
-    return worst([metric.verdict for metric in metrics if metric.verdict is not None])
+    """The worst verdict of all metrics that have one; `insufficient` when none has.
+
+    People without a value are judged like any group. Where they are too few for that, which is how it should be, that
+    alone keeps nothing from passing: it is no group that anybody is treated by.
+    """
+    return worst([metric.verdict for metric in metrics if metric.verdict is not None and not _too_few_unknown(metric)])
+
+
+def _too_few_unknown(metric: Metric) -> bool:
+    return metric.verdict == "insufficient" and metric.group is not None and UNKNOWN in metric.group
 
 
 def load_fairness(path: Path) -> FairnessResult:

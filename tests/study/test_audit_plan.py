@@ -145,6 +145,8 @@ MISFIT: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a chosen stranger": ({**COLUMN, "chosen": ["lawn"]}, "did you mean 'loan'"),
     "a beneficial stranger": ({**COLUMN, "beneficial": ["lawn"]}, "did you mean 'loan'"),
+    "a reference that is no group": ({**COLUMN, "reference": {"sex": "x"}}, "'x' is no category of 'sex'"),
+    "a reference among numbers": ({**COLUMN, "reference": {"age": "30"}}, "no protected category"),
     "a yes that is no answer": ({**COLUMN, "label": "answer", "positive": "maybe"}, "'maybe' is no category"),
     "a protected proxy": ({**SEGMENTS, "proxies": ["region"]}, "no feature that is trained on"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,7 +60,7 @@ def estimates(result: FairnessResult, name: str) -> list[float]:
 
 def check(group: NDArray[np.str_], chosen: NDArray[np.bool_], label: NDArray[np.bool_]) -> FairnessResult:
     tables = tables_of(group, chosen, label)
-    result = audit_lookalike([tables], Audited("sha256:a", "sha256:p", None, 1e-6), AuditTerms(0))
+    result = audit_lookalike([tables], Audited("sha256:a", "sha256:p", None, 1e-6, date(2026, 11, 23)), AuditTerms(0))
     assert tables.responses is not None
     frame = MetricFrame(
         metrics={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from cohortium.governance.fairness import (
 from cohortium.models.group_table import GroupTable
 from cohortium.study.errors import DataError, Defect
 
-AUDITED = Audited("sha256:audited", "sha256:plan", 0.5, 1e-6)
+AUDITED = Audited("sha256:audited", "sha256:plan", 0.5, 1e-6, date(2026, 11, 23))
 TERMS = AuditTerms(minimum_cell=50)
 GROUPS = (("f",), ("m",))
 
@@ -175,16 +176,29 @@ def test_a_fair_audience_passes_and_a_biased_one_fails_under_noise() -> None:
 
 
 def test_a_tiny_group_is_insufficient_and_keeps_the_whole_from_passing() -> None:
-    groups = (*GROUPS, ("unknown",))
+    groups = (*GROUPS, ("x",))
     result = audit_lookalike(
         [LookalikeTables(audience([[1_000, 4_000], [1_000, 4_000], [3, 9]], groups=groups))], AUDITED, TERMS
     )
-    found = metric(result, "impact-ratio", "unknown")
+    found = metric(result, "impact-ratio", "x")
     assert found.verdict == "insufficient"
     assert (found.estimate, found.people) == (None, None)
     assert result.too_small == (found,)
     assert metric(result, "impact-ratio", "f").verdict == "pass"
     assert result.verdict == "insufficient"
+
+
+@pytest.mark.parametrize(
+    ("unknown", "own", "verdict"),
+    [([3, 9], "insufficient", "pass"), ([1_000, 4_000], "pass", "pass"), ([200, 4_800], "fail", "fail")],
+)
+def test_people_without_a_value_are_judged_where_there_are_enough(unknown: list[int], own: str, verdict: str) -> None:
+    table = audience([[1_000, 4_000], [1_000, 4_000], unknown], groups=(*GROUPS, ("unknown",)))
+    result = audit_lookalike([LookalikeTables(table)], AUDITED, TERMS)
+    found = metric(result, "impact-ratio", "unknown")
+    assert found.verdict == own
+    assert (found in result.too_small) == (own == "insufficient")
+    assert result.verdict == verdict
 
 
 def test_nobody_of_a_large_group_is_a_fail_not_a_lack_of_data() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def result() -> FairnessResult:
     counts = np.array([[1_000.0, 4_000.0], [600.0, 4_400.0], [20.0, 60.0]])
     audience = GroupTable(("sex",), (("f",), ("m",), ("unknown",)), (CHOSEN, REST), counts, 9.0)
     return audit_lookalike(
-        [LookalikeTables(audience)], Audited("sha256:a", "sha256:p", 0.5, 1e-6), AuditTerms(minimum_cell=50)
+        [LookalikeTables(audience)],
+        Audited("sha256:a", "sha256:p", 0.5, 1e-6, date(2026, 11, 23)),
+        AuditTerms(minimum_cell=50),
     )
 
 
