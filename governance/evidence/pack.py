@@ -220,7 +220,9 @@ def _measured(source: Source) -> PackedDocument:
         size, crc = size + len(chunk), zlib.crc32(chunk, crc)
         sha.update(chunk)
         if size > MAX_DOCUMENT:
-            raise DataError("is too large for a pack", place=source.name, fix=f"pack files up to {MAX_DOCUMENT:,} bytes")
+            raise DataError(
+                "is too large for a pack", place=source.name, fix=f"pack files up to {MAX_DOCUMENT:,} bytes"
+            )
     raw = {
         "name": source.name,
         "size": size,
