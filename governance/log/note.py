@@ -14,7 +14,6 @@ import base64
 import binascii
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -42,6 +41,8 @@ _ED25519, _COSIGNATURE = 0x01, 0x04
 _MAX_NOTE, _MAX_SIGNATURES = 2**20, 2048
 _DASH = "\u2014 "
 _LINE = re.compile(_DASH + r"([^ ]+) ([A-Za-z0-9+/]+={0,2})")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")  # but for the newline
+_NAME = re.compile(r"[^\s+\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _MAX_TIME = 2**63 - 1
 _COSIGNED = b"cosignature/v1\n"
 
@@ -150,7 +151,7 @@ def parse_note(text: str) -> Note:
     body, separator, lines = text.rpartition("\n\n")
     if len(text) > _MAX_NOTE or not separator or not body:
         raise _malformed()
-    if any(ord(character) < 0x20 and character != "\n" for character in body):
+    if _CONTROL.search(body):
         raise _malformed()
     try:
         body.encode()
@@ -181,10 +182,8 @@ def _signature(line: str) -> Signature:
 
 
 def _is_name(name: str) -> bool:
-    """Not empty, nothing that is a space to Unicode, no plus, no control character."""
-    return bool(name) and not any(
-        character == "+" or character.isspace() or unicodedata.category(character) in ("Cc", "Cs") for character in name
-    )
+    """Not empty, nothing that is a space to Unicode, no plus, no control character, no surrogate."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _malformed() -> DataError:

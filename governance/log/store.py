@@ -24,6 +24,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     event,
     func,
     insert,
@@ -120,6 +121,18 @@ append_only(_entries, "NEW.position <> (SELECT COALESCE(MAX(position) + 1, 0) FR
 append_only(_blocks, "NEW.block <> (SELECT COALESCE(MAX(block) + 1, 0) FROM log_blocks)")
 append_only(_checkpoints, "EXISTS (SELECT 1 FROM log_checkpoints WHERE size >= NEW.size)")
 append_only(_cosigned, "NEW.sequence <> (SELECT COALESCE(MAX(sequence) + 1, 0) FROM log_cosigned)")
+
+
+# made once: SQLAlchemy takes longer to build such a statement than SQLite to answer it
+_SIZE = select(func.coalesce(func.max(_entries.c.position) + 1, 0))
+_NEXT_COSIGNED = select(func.coalesce(func.max(_cosigned.c.sequence) + 1, 0))
+_LEAVES = (
+    select(_entries.c.leaf)
+    .where(_entries.c.position >= bindparam("start"), _entries.c.position < bindparam("stop"))
+    .order_by(_entries.c.position)
+)
+_NEWEST = select(_checkpoints).order_by(_checkpoints.c.size.desc()).limit(1)
+_NEWEST_COSIGNED = select(_cosigned.c.note).order_by(_cosigned.c.size.desc(), _cosigned.c.sequence.desc()).limit(1)
 
 
 @dataclass(frozen=True)
@@ -261,9 +274,8 @@ class LogReader:
 
     def cosigned(self) -> str | None:
         """The kept cosigned checkpoint of the largest size, with all its cosignatures."""
-        order = _cosigned.c.size.desc(), _cosigned.c.sequence.desc()
         with self._reading() as connection:
-            return connection.execute(select(_cosigned.c.note).order_by(*order).limit(1)).scalar()
+            return connection.execute(_NEWEST_COSIGNED).scalar()
 
     def newest(self) -> str | None:
         """The kept checkpoint of the largest size, with cosignatures where they came."""
@@ -278,21 +290,20 @@ class LogReader:
 
     def _hashes(self, ranges: list[tuple[int, int]], size: int) -> list[bytes]:
         with self._reading() as connection:
-            self._check_size(connection, size)
+            self._check_size(size, _size(connection))
             return [_head(connection, start, stop).root() for start, stop in ranges]
 
     def _root(self, connection: Connection, size: int) -> bytes:
-        self._check_size(connection, size)
-        return self._current(connection).root() if size == _size(connection) else _head(connection, 0, size).root()
-
-    def _check_size(self, connection: Connection, size: int) -> None:
         there = _size(connection)
+        self._check_size(size, there)
+        return self._current(connection, there).root() if size == there else _head(connection, 0, size).root()
+
+    def _check_size(self, size: int, there: int) -> None:
         if not 0 <= size <= there:
             raise DataError(f"size {size} is above the log's {there}", place=self.origin, fix="name a smaller size")
 
-    def _current(self, connection: Connection) -> _Head:
-        """The log's head; what others appended since the last time is read."""
-        size = _size(connection)
+    def _current(self, connection: Connection, size: int) -> _Head:
+        """The head of the log of that size; what others appended since the last time is read."""
         if self._head.size > size:  # somebody cut the log off; the file is what counts, and checkpoints will tell
             return _head(connection, 0, size)
         if size - self._head.size >= 2 * BLOCK:
@@ -351,7 +362,7 @@ class AuditLog(LogReader):
             leaf.to_bytes() for leaf in leaves
         ]  # whatever is wrong with an entry is wrong before the store is locked
         with database_errors(self._store), self._store.begin() as connection:
-            head = self._current(connection)
+            head = self._current(connection, _size(connection))
             names: Sequence[str | None] = keys if keys is not None else [None] * len(entries)
             known = _known(connection, [name for name in names if name is not None])
             rows: list[dict[str, Any]] = []
@@ -382,7 +393,7 @@ class AuditLog(LogReader):
         """
         with database_errors(self._store), self._store.begin() as connection:
             size = _size(connection)
-            last = connection.execute(select(_checkpoints).order_by(_checkpoints.c.size.desc()).limit(1)).first()
+            last = connection.execute(_NEWEST).first()
             if last is not None:
                 earlier, _ = open_checkpoint(last.note, self._signer.verifier)
                 if earlier.size > size or self._root(connection, earlier.size) != earlier.root:
@@ -413,7 +424,7 @@ class AuditLog(LogReader):
                 opened = kept.with_signatures(opened.signatures)
                 if opened == kept:
                     return
-            sequence = _next(connection, _cosigned.c.sequence)
+            sequence = connection.execute(_NEXT_COSIGNED).scalar_one()
             row = {"sequence": sequence, "size": checkpoint.size, "note": opened.to_text()}
             connection.execute(insert(_cosigned).values(row))
 
@@ -463,17 +474,15 @@ def _head(connection: Connection, start: int, stop: int) -> _Head:
 
 
 def _leaf_hashes(connection: Connection, start: int, stop: int) -> list[bytes]:
-    query = select(_entries.c.leaf).where(_entries.c.position >= start, _entries.c.position < stop)
-    return [leaf_hash(_blob(leaf)) for leaf in connection.execute(query.order_by(_entries.c.position)).scalars()]
+    if start >= stop:
+        return []
+    leaves = connection.execute(_LEAVES, {"start": start, "stop": stop}).scalars()
+    return [leaf_hash(_blob(leaf)) for leaf in leaves]
 
 
 def _size(connection: Connection) -> int:
-    return _next(connection, _entries.c.position)
-
-
-def _next(connection: Connection, column: Column[int]) -> int:
-    """One above the largest number in a column, or 0."""
-    return int(connection.execute(select(func.coalesce(func.max(column) + 1, 0))).scalar_one())
+    """One above the largest position, or 0."""
+    return int(connection.execute(_SIZE).scalar_one())
 
 
 def _known(connection: Connection, keys: list[str]) -> dict[str, tuple[int, bytes]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, func, insert, inspect, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, bindparam, func, insert, inspect, select
 
 from cohortium.governance.log.checkpoint import Checkpoint, parse_checkpoint
 from cohortium.governance.log.joined import LogFile
@@ -40,6 +40,10 @@ append_only(
     "NEW.sequence <> (SELECT COALESCE(MAX(sequence) + 1, 0) FROM witness_checkpoints) "
     "OR EXISTS (SELECT 1 FROM witness_checkpoints WHERE origin = NEW.origin AND size >= NEW.size)",
 )
+
+
+# made once: SQLAlchemy takes longer to build such a statement than SQLite to answer it
+_NEWEST = select(_seen.c.note).where(_seen.c.origin == bindparam("origin")).order_by(_seen.c.size.desc()).limit(1)
 
 
 class WitnessError(RefusedError):
@@ -199,6 +203,5 @@ def known_logs(store: LogFile) -> tuple[Known, ...]:
 
 
 def _newest(connection: Connection, origin: str) -> Known | None:
-    query = select(_seen.c.note).where(_seen.c.origin == origin).order_by(_seen.c.size.desc()).limit(1)
-    note = connection.execute(query).scalar()
+    note = connection.execute(_NEWEST, {"origin": origin}).scalar()
     return None if note is None else Known(parse_checkpoint(parse_note(note).text), note)
