@@ -6,7 +6,7 @@ else is gathered from plan, charter, consent store, ledger and log. Without it o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +16,12 @@ from pydantic import Field, StringConstraints
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.witnessing import NodeLog
 from cohortium.governance.consent import REASONS, Cohort, ConsentStore, OpenBanking, purpose_term
-from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, read_pack
+from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, pack_names, read_pack
 from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent
 from cohortium.privacy.gate import Counted
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.table import CustomerTable
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import Charter
 from cohortium.study.document import Agreed, Document, read_toml, validated
 from cohortium.study.errors import DataError, RefusedError
@@ -53,8 +54,13 @@ _RULE_PURPOSES = {
     "CommercialResearch": "dpv:ResearchAndDevelopment",
     "AcademicResearch": "dpv:ResearchAndDevelopment",
 }
+_CHANNELS = {"electronic_marketing": "email", "phone": "phone", "advertising": "ads"}
 _FOUND = frozenset(
     {
+        "audit.age_days",
+        "audit.attributes_isolated",
+        "audit.protected_attributes",
+        "audit.verdict",
         "cohort.purpose_mismatch",
         "data.customer_level_outputs_shared",
         "data.record_linkage",
@@ -67,6 +73,8 @@ _FOUND = frozenset(
         "privacy.min_cell",
         "privacy.secure_aggregation",
         "privacy.unit",
+        "review.approvers",
+        "review.independent",
         "run.lawful_basis",
         "run.purpose",
         "transfer.crosses_border",
@@ -188,11 +196,18 @@ class NodeGovernance:
             raise RefusedError(refusal(decision), fix="cohortium rules check shows every finding")
 
     def decide(self, plan: Plan, charter: Charter, stage: Stage, *more: Facts) -> tuple[Decision, Facts]:
-        """What the packs in force here say of a plan at a stage, and of which facts."""
+        """What the packs in force here say of a plan at a stage, and of which facts.
+
+        Limits are the strictest of those in force at any institution of the charter, by the packs of its region: a plan
+        is one for all of them.
+        """
         if self._declared is None:
             raise RefusedError("no rules are in force", place=self._place, fix="name the packs in force here")
-        facts = Facts.merged(*self._facts(plan, charter), *more)
-        return evaluate(self._declared[1], facts, stage, self._today()), facts
+        packs, today = self._declared[1], self._today()
+        facts = Facts.merged(*self._facts(plan, charter, stage, more), *more)
+        others = _packs_of_others(packs, charter)
+        agreed = evaluate(others, facts, stage, today).limits if others else ()
+        return evaluate(packs, facts, stage, today, agreed=agreed), facts
 
     def _write_down(self, plan: str, run: str, decision: str, documents: tuple[Decision, Facts] | None) -> None:
         admitted = documents is None or documents[0].admitted
@@ -206,18 +221,18 @@ class NodeGovernance:
         self._log.record(f"admission {plan} {run} {decision}", entry)
         self._store.keep_admission(plan, run, decision, admitted=admitted, documents=documents)
 
-    def _cohort(self, plan: Plan) -> Cohort:
-        return cohort_of(plan, None if self._declared is None else self._declared[0])
+    def _cohort(self, plan: Plan, stage: Stage = "admission") -> Cohort:
+        return cohort_of(plan, None if self._declared is None else self._declared[0], stage)
 
-    def _facts(self, plan: Plan, charter: Charter) -> list[Facts]:
-        declared = [] if self._declared is None else [Facts.of(self._declared[0].facts, self._declared[0].declared_by)]
+    def _facts(self, plan: Plan, charter: Charter, stage: Stage, more: Sequence[Facts]) -> list[Facts]:
+        """Everything but `more`. What an audit found now stands instead of what is declared of an earlier one."""
         return [
-            _plan_facts(plan),
+            _plan_facts(plan, stage),
             Facts.of({"log.cosigners": self._log.cosigners(plan.digest)}, "audit log"),
             self._ledger_facts(plan),
             _charter_facts(plan, charter),
-            *self._consent_facts(plan),
-            *declared,
+            *self._consent_facts(self._cohort(plan, stage)),
+            *([] if self._declared is None else [_declared_facts(self._declared[0], more)]),
         ]
 
     def _ledger_facts(self, plan: Plan) -> Facts:
@@ -228,28 +243,31 @@ class NodeGovernance:
         epsilon = epsilon_spent(whole, plan.delta)
         return Facts.of({"privacy.epsilon": round(epsilon, 6)}, f"ledger of {self._institution}")
 
-    def _consent_facts(self, plan: Plan) -> list[Facts]:
+    def _consent_facts(self, cohort: Cohort) -> list[Facts]:
         """Nobody whom the snapshot leaves out is in the cohort: of those whom rules count, nobody is left."""
         if self.consent is None:
             return []
-        cohort = self._cohort(plan)
         snapshot = self.consent.snapshot(cohort)
         counts: dict[str, Any] = {f"cohort.{reason}": 0 for reason in REASONS if _is_asked(reason, cohort)}
         counts["cohort.purpose_mismatch"] = 0
         return [Facts.of({**counts, "docs.consent_snapshot_root": snapshot.root}, f"consent event {snapshot.sequence}")]
 
 
-def cohort_of(plan: Plan, declared: Governance | None) -> Cohort:
-    """For what a plan wants people, with what the institution declares about its data."""
+def cohort_of(plan: Plan, declared: Governance | None, stage: Stage = "admission") -> Cohort:
+    """For what a plan wants people, with what the institution declares about its data.
+
+    At activation also through which channel: by the fact `use.activation`, which then asks consent to that channel.
+    """
     purpose = purpose_term(plan.purpose)
     if declared is None:
         return Cohort(purpose, plan.lawful_basis)
-    bank = declared.open_banking
+    bank, use = declared.open_banking, Facts.of(declared.facts, declared.declared_by).facts.get("use.activation")
     return Cohort(
         purpose,
         plan.lawful_basis,
         sharing=declared.sharing,
         special=declared.special_categories,
+        channel=_CHANNELS.get(str(use)) if stage == "activation" else None,
         open_banking=None if bank is None else OpenBanking(bank.most_days, bank.most_pulls),
     )
 
@@ -288,7 +306,21 @@ def _is_asked(reason: str, cohort: Cohort) -> bool:
     return True
 
 
-def _plan_facts(plan: Plan) -> Facts:
+def _packs_of_others(own: Sequence[Pack], charter: Charter) -> tuple[Pack, ...]:
+    """Packs of the other members' regions (`US-NY` has those of `US` too) that are not in force here."""
+    regions = {member.region.lower() for member in charter.institutions}
+    wanted = regions | {region.split("-")[0] for region in regions}
+    names = sorted((wanted & set(pack_names())) - {pack.name for pack in own})
+    return load_packs(names) if names else ()
+
+
+def _declared_facts(declared: Governance, more: Sequence[Facts]) -> Facts:
+    stated, found = Facts.of(declared.facts, declared.declared_by), {name for part in more for name in part.facts}
+    kept = {name: value for name, value in stated.facts.items() if not (name.startswith("audit.") and name in found)}
+    return Facts.of(kept, declared.declared_by)
+
+
+def _plan_facts(plan: Plan, stage: Stage) -> Facts:
     facts: dict[str, Any] = {
         "run.lawful_basis": plan.lawful_basis,
         "privacy.unit": "person",
@@ -302,6 +334,9 @@ def _plan_facts(plan: Plan) -> Facts:
     purpose = _RULE_PURPOSES.get(purpose_term(plan.purpose))
     if purpose is not None:
         facts["run.purpose"] = purpose
+    if stage == "admission":  # no other kind of plan's questions can name protected features
+        facts["audit.attributes_isolated"] = True
+        facts["audit.protected_attributes"] = len(plan.audit.attributes) if isinstance(plan, AuditPlan) else 0
     return Facts.of(facts, f"plan {plan.digest}")
 
 

@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,13 @@ def make_bank(
     opened: list[Node] = []
 
     def make(
-        declared: str | None, *, asked: bool = True, simulation: bool = False, keep: str = "bank", **plan: Any
+        declared: str | None,
+        *,
+        asked: bool = True,
+        simulation: bool = False,
+        keep: str = "bank",
+        regions: tuple[str, ...] = (),
+        **plan: Any,
     ) -> Bank:
         base = tmp_path / keep
         contract = small_contract.model_copy(update={"purposes": ("CustomerSegmentation",)})
@@ -143,7 +150,10 @@ def make_bank(
             fill(base / names[0] / CONSENT_FILE, ids)
         nodes = [open_node(base / name, people) for name in names]
         opened.extend(nodes)
-        members = [{"name": name, "region": "EU", "identity": identity_key(base / name)} for name in names]
+        members = [
+            {"name": name, "region": region, "identity": identity_key(base / name)}
+            for name, region in zip(names, regions or ("EU",) * len(names), strict=True)
+        ]
         federation = parse_charter({"schema": "cohortium.charter/1", "name": "real", "institutions": members})
         wanted = {"purpose": "CustomerSegmentation", "min_institutions": 3, "max_attempts": 3, **plan}
         made = make_plan(contract=contract.digest, **wanted)
@@ -253,6 +263,31 @@ def test_a_broken_rule_names_the_value_that_breaks_it(make_bank: Callable[..., B
     said = make_bank(DECLARED).refusal().message
     assert "EU-GDPR-25" in said
     assert "privacy.secure_aggregation is False" in said
+
+
+def in_2027(bank: Bank) -> Bank:
+    """When India's limit on how long logs are kept, a year, is in force."""
+    bank.node.governance._today = lambda: date(2027, 6, 1)
+    return bank
+
+
+def test_the_strictest_limit_of_any_institutions_region_holds_for_all(make_bank: Callable[..., Bank]) -> None:
+    regions = ("EU", "IN", "EU")
+    short, long = (f"{DECLARED}\nlog.retention_days = {days}\n" for days in (364, 365))
+    refused = in_2027(make_bank(short, regions=regions, keep="short", **LAWFUL))
+    said = str(refused.refusal())
+    assert "limit of another institution" in said
+    assert "log.retention_days is 364" in said
+    ((decision, _),) = refused.node.store.decisions(refused.plan.digest)
+    assert [finding.pack for finding in decision.findings] == ["agreed"]
+    assert set(decision.packs) == {"house", "eu"}
+    assert in_2027(make_bank(long, regions=regions, keep="long", **LAWFUL)).accept() is not None
+    assert in_2027(make_bank(short, keep="alone", **LAWFUL)).accept() is not None
+
+
+def test_a_limit_of_another_region_that_cannot_be_told_refuses(make_bank: Callable[..., Bank]) -> None:
+    said = str(in_2027(make_bank(DECLARED, regions=("EU", "IN", "EU"), **LAWFUL)).refusal())
+    assert "log.retention_days is unknown" in said
 
 
 def test_the_coordinator_sees_only_declined(make_bank: Callable[..., Bank], caplog: pytest.LogCaptureFixture) -> None:
