@@ -5,11 +5,16 @@ Must never happen here: a number about a single customer, a figure that nobody r
 random number in a document that others recompute.
 """
 
-from cohortium.governance.evidence.card import CARD_SCHEMA, ModelCard, Released, model_card
+from cohortium.governance.evidence.card import CARD_SCHEMA, NOT_LEGAL_ADVICE, ModelCard, Released, model_card
+from cohortium.governance.evidence.card_markdown import card_markdown
+from cohortium.governance.evidence.cyclonedx import card_cyclonedx
 
 __all__ = [
     "CARD_SCHEMA",
+    "NOT_LEGAL_ADVICE",
     "ModelCard",
     "Released",
+    "card_cyclonedx",
+    "card_markdown",
     "model_card",
 ]
