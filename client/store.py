@@ -92,6 +92,12 @@ class NodeStore:
             self._read[digest] = Approval(plan, charter)
         return self._read[digest]
 
+    def plans(self) -> tuple[str, ...]:
+        """Every plan that was approved, by digest, oldest first."""
+        query = select(_approvals.c.plan).order_by(_approvals.c.approved_at, _approvals.c.plan)
+        with self._store.begin() as connection:
+            return tuple(connection.execute(query).scalars())
+
     def keep_admission(
         self, plan: str, run: str, decision: str, *, admitted: bool, documents: tuple[Decision, Facts] | None
     ) -> None:

@@ -423,6 +423,13 @@ class ConsentStore:
             ).all()
         return [Obligation(**row._mapping, overdue=row.house_by < at) for row in rows]
 
+    def erasures(self) -> list[tuple[int, int]]:
+        """Every erasure that was accepted, finished or not, oldest first: its event, and when, in seconds since 1970."""
+        query = sa.select(tables.obligations.c.sequence, tables.obligations.c.opened_at)
+        query = query.where(tables.obligations.c.duty == ROWS).order_by(tables.obligations.c.sequence)
+        with self._transaction() as connection:
+            return [(row.sequence, row.opened_at) for row in connection.execute(query)]
+
     def close_obligations(self, duty: str, events: range, how: str) -> int:
         """Record that open obligations of these events were met, and how; how many there were."""
         within = (tables.obligations.c.sequence >= events.start) & (tables.obligations.c.sequence < events.stop)

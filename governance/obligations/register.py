@@ -8,7 +8,7 @@ here: an event's note says where the house keeps the case.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -159,7 +159,7 @@ class ObligationRegister:
 
     # --- duties -------------------------------------------------------------------------------------------------------
 
-    def owe(self, decision: Decision, plan: str, since: date) -> tuple[str, ...]:
+    def owe(self, decision: Decision, plan: str, since: date, rules: Collection[str] | None = None) -> tuple[str, ...]:
         """Let the duties of a decision stand; the rules of those that did not stand before.
 
         A duty stands once for a rule and a plan, however often that is decided anew. Where the rule has changed since,
@@ -169,10 +169,13 @@ class ObligationRegister:
             decision: its id and its document are kept when it brings something new.
             plan: of which it decided, by digest.
             since: the first day (UTC) of which events count.
+            rules: whose duties; all when left out.
         """
         new = []
         with self._store.begin() as connection:
             for duty in decision.duties:
+                if rules is not None and duty.rule not in rules:
+                    continue
                 body = canonical_bytes(duty.model_dump(mode="json"))
                 own = select(_duties.c.duty).where((_duties.c.rule == duty.rule) & (_duties.c.plan == plan))
                 if connection.execute(own.order_by(_duties.c.number.desc()).limit(1)).scalar() == body:
