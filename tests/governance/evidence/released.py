@@ -16,8 +16,12 @@ from cohortium.governance.fairness import (
     LookalikeTables,
     audit_lookalike,
 )
+from cohortium.governance.rules import Facts
 from cohortium.models.group_table import GroupTable
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.bundle import AxisScale, Bundle, KChoice, MeanEstimate, ReleaseRecord, Segment
+from cohortium.study.charter import Charter, parse_charter
+from cohortium.study.lookalike_plan import LookalikePlan
 from cohortium.study.model import EncoderModel, LookalikeModel, Model
 from cohortium.study.segment_plan import SegmentPlan
 
@@ -37,6 +41,7 @@ def segment_plan(**changed: object) -> SegmentPlan:
         "min_institutions": 3,
         "epsilon": 1.0,
         "delta": 1e-6,
+        "shares": {"marginals": 15, "clustering": 65, "profiles": 20, "rfm": 0},
     }
     return SegmentPlan.model_validate(document | changed)
 
@@ -65,7 +70,7 @@ def bundle(*, names: tuple[str, str] = ("loyal", "lapsed"), trust: str = "distri
                 step=step,
                 attempt=1,
                 kind=kind,
-                question=f"sha256:{index:064x}",
+                question=f"sha256:9{index:063x}",
                 width=10,
                 sigma="4096",
                 mu2=2**52,
@@ -108,3 +113,29 @@ def audit(model: str, *, level: str | None = "balanced", unfair: bool = True, gr
         AuditTerms(minimum_cell=50),
     )
     return result.model_copy(update={"level": level})
+
+
+def charter(*regions: str) -> Charter:
+    """North, west and south."""
+    members = zip(("north", "west", "south"), regions or ("EU", "UK", "EU"), strict=True)
+    institutions = [{"name": name, "region": region} for name, region in members]
+    return parse_charter({"schema": "cohortium.charter/1", "name": "group", "institutions": institutions})
+
+
+def lookalike_plan() -> LookalikePlan:
+    return campaign().document.plan
+
+
+def audit_plan() -> AuditPlan:
+    document = segment_plan().to_json() | {
+        "study": "audit",
+        "audit": {"of": "segments", "model": bundle().digest, "segments": 2, "attributes": ["age_group"]},
+        "shares": {"outcomes": 100},
+    }
+    del document["segments"]
+    return AuditPlan.model_validate(document)
+
+
+def facts(**stated: object) -> Facts:
+    """Declared facts, '__' in names for the dot."""
+    return Facts.of({name.replace("__", "."): value for name, value in stated.items()}, "privacy office, 2026-11-23")
