@@ -39,7 +39,7 @@ from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import Defect, PlanError, RefusedError
 from cohortium.study.question import LogMessage, Question, Release, SumMessage
 
-__all__ = ["MAX_WIDTH", "MIN_SIGMA", "Door", "consent_opening", "noise_scale"]
+__all__ = ["MAX_WIDTH", "MIN_SIGMA", "Door", "consent_commitment", "consent_opening", "noise_scale"]
 
 MIN_SIGMA = 2**20
 """Least sigma in integer units: below it the discreteness of the noise would cost noticeable delta."""
@@ -198,8 +198,7 @@ class _Stored:
     @property
     def public_entry(self) -> dict[str, str | int]:
         """The entry with a commitment to the consent snapshot: equal roots give unequal commitments."""
-        commitment = hashlib.sha256(_COMMITMENT + bytes.fromhex(self.salt) + bytes.fromhex(self.root))
-        return {**self.entry, "consent": commitment.hexdigest()}
+        return {**self.entry, "consent": consent_commitment(self.root, self.salt)}
 
     def to_bytes(self) -> bytes:
         """The words, the note with its length before it, and the rest as canonical JSON."""
@@ -213,6 +212,11 @@ class _Stored:
         size = int.from_bytes(length, "big")
         vector = np.frombuffer(words, dtype="<i8").astype(np.int64, copy=False)
         return cls(vector, rest[:size], **json.loads(rest[size:]))
+
+
+def consent_commitment(root: str, salt: str) -> str:
+    """The commitment in a log entry that this root and salt open; all three hexadecimal, of 32 bytes."""
+    return hashlib.sha256(_COMMITMENT + bytes.fromhex(salt) + bytes.fromhex(root)).hexdigest()
 
 
 def consent_opening(reply: bytes, width: int) -> dict[str, str]:

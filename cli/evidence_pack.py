@@ -1,0 +1,134 @@
+"""`cohortium evidence build` and `verify`: one file with everything an outsider needs, checked offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cohortium.governance.evidence.pack import write_pack
+from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_pack
+from cohortium.governance.review import read_document
+from cohortium.study.charter import Charter, load_charter, parse_charter
+from cohortium.study.errors import DataError, PlanError
+
+__all__ = ["build", "verify"]
+
+NOT_VERIFIED = 1
+"""Exit code of `verify` when something does not hold; mistakes of the caller exit with 2."""
+
+
+def build(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The pack to write, such as evidence.zip; a new file.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of simulated runs on one state; runs inside of them are taken too."),
+    ] = None,
+    node: Annotated[Path | None, typer.Option(help="The state folder of one node, instead of runs.")] = None,
+    plan: Annotated[
+        list[str] | None, typer.Option(help="Of a node: the digest of a plan; may be repeated. All when left out.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Of runs: where their institutions are, if not in a run's folder.")
+    ] = None,
+    attack_audit: Annotated[Path | None, typer.Option(help="audit.json of `cohortium privacy audit`.")] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(help="A further document, such as a model card or a fairness result; may be repeated."),
+    ] = None,
+) -> None:
+    """Write one file that proves to an outsider what was done: logs, charges, decisions, releases, reviews.
+
+    Of simulated runs it covers the coordinator and every institution, and the coordinator signs it. Of a node it covers
+    that node, which signs it. Nothing of single customers is in it; docs/evidence.md lists what is.
+
+    \b
+    Examples:
+      cohortium evidence build demo-results -o evidence.zip
+      cohortium evidence build --node state/north -o north.zip
+    """
+    if (node is None) == (not runs):
+        raise PlanError("say of what", place="RUNS, --node", fix="give folders of runs, or one node")
+    if node is not None and state is not None:
+        raise PlanError("a node is its own state", place="--state", fix="leave it out")
+    if node is None and plan:
+        raise PlanError("plans are those of the runs", place="--plan", fix="leave it out, or give --node")
+    sources = _sources()
+    gathered = sources.of_node(node, plan or None) if node is not None else sources.of_runs(runs, state)
+    gathered = sources.with_further(gathered, attack_audit, add or [])
+    manifest = write_pack(
+        out,
+        list(gathered.documents.values()),
+        federation=gathered.charter.name,
+        signer=gathered.signer,
+        key=gathered.key,
+        plans=None if gathered.everything else list(gathered.plans),
+    )
+    names = ", ".join(f"'{one.name}'" for one in gathered.plans.values())
+    typer.echo(f"{out}: {len(manifest.documents)} documents about {names}, signed by {manifest.signer}")
+    typer.echo(f"check it with: cohortium evidence verify {out} --charter CHARTER")
+
+
+def verify(
+    pack: Annotated[Path, typer.Argument(help="An evidence pack.")],
+    charter: Annotated[Path, typer.Option(help="The federation's charter, TOML or JSON, from somebody you trust.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON.")] = False,
+) -> None:
+    """Check a pack offline, with the public charter alone: every byte, and everything that its documents say.
+
+    Exits with 0 when everything holds that is in the pack, 1 when something does not, 2 when there is nothing to read.
+
+    \b
+    Example:
+      cohortium evidence verify evidence.zip --charter charter.toml
+    """
+    found = verify_pack(pack, _read_charter(charter))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        for line in _lines(found):
+            typer.echo(line)
+    if not found.passed:
+        raise typer.Exit(NOT_VERIFIED)
+
+
+def _sources() -> Any:
+    """What gathers, imported when a pack is built: it brings everything that a node needs, which takes seconds."""
+    return import_module("cohortium.cli.evidence_sources")
+
+
+def _read_charter(path: Path) -> Charter:
+    if path.suffix != ".json":
+        return load_charter(path)
+    try:
+        return parse_charter(read_document(path.read_bytes(), str(path)), str(path))
+    except OSError as error:
+        raise DataError(error.strerror or "cannot be read", place=str(path), fix="check the path") from error
+
+
+def _lines(found: Findings) -> Iterator[str]:
+    """One line for every check: of failures every one, of the rest the first and how many more."""
+    for check in CHECKS:
+        some = [one for one in found.findings if one.check == check]
+        failed = [one for one in some if one.status == "failed"]
+        passed = [one for one in some if one.status == "passed"]
+        for one in failed:
+            yield f"{check:14} FAILED  {_about(one)}"
+        if passed and not failed:
+            more = f", and {len(passed) - 1} more" if len(passed) > 1 else ""
+            yield f"{check:14} passed  {_about(passed[0])}{more}"
+        if some and not failed and not passed:
+            yield f"{check:14} -       {_about(some[0])}"
+    if found.altered is not None:
+        yield f"NOT verified: the first altered byte lies in {found.altered}"
+    else:
+        count = sum(one.status == "failed" for one in found.findings)
+        yield "verified" if found.passed else f"NOT verified: {count} findings"
+
+
+def _about(one: Finding) -> str:
+    return f"{one.about}: {one.message}" if one.about else one.message

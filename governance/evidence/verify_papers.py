@@ -1,0 +1,271 @@
+"""Checks of what a run left behind and what people made of it: contributions, releases, reviews, exports, audits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from cohortium.governance.evidence.pack_parts import LoggedEntry
+from cohortium.governance.evidence.verify_content import ATTACK_AUDIT, Content, Party, ReleasedDocument, ReviewedCase
+from cohortium.governance.evidence.verify_finding import NOT_THERE, Finding, NothingToCheckError, judged, nothing, wrong
+from cohortium.governance.evidence.verify_logs import ProvenLog
+from cohortium.governance.fairness import FAIRNESS_SCHEMA, FairnessResult
+from cohortium.governance.log import COORDINATOR, parse_note
+from cohortium.governance.review import PARTS, document_digest, standing
+from cohortium.study.bundle import Bundle, ReleaseRecord
+from cohortium.study.charter import Charter
+from cohortium.study.document import validated
+from cohortium.study.errors import DataError
+from cohortium.study.model import LookalikeModel
+
+__all__ = ["check_papers", "time_of"]
+
+_ATTACK_AUDIT = "cohortium.privacy-audit/1"
+_SLOT = ("plan", "run", "phase", "step", "attempt", "question")
+
+
+def check_papers(content: Content, charter: Charter, logs: Mapping[str, ProvenLog]) -> Iterator[Finding]:
+    """All findings about contributions, releases, reviews, exports and audits."""
+    yield judged("contributions", "", partial(_contributions, content, logs))
+    yield judged("released", "", partial(_released, content, logs))
+    cases = [(party, case) for party in content.parties.values() for case in party.cases]
+    if not cases:
+        yield judged("reviews", "", nothing)
+    now = time_of(content)
+    for party, case in cases:
+        about = f"{party.name}: {case.file.case.name}"
+        yield judged("reviews", about, partial(_case, party, case, charter, now))
+    yield from _check_activations(content, charter, logs)
+    yield from _check_fairness(content)
+    yield judged("attack audit", ATTACK_AUDIT, partial(_attack_audit, content.attack_audit))
+
+
+def time_of(content: Content) -> datetime:
+    """The newest time that anything in a pack bears: cosignatures, charges, statements. UTC, whole seconds."""
+    times = [0.0]
+    for party in content.parties.values():
+        times += [_seconds(charge.charged_at) for charge in (party.ledger.charges if party.ledger else ())]
+        times += [said.statement.at.timestamp() for case in party.cases for said in case.file.statements]
+        times += [case.file.case.opened_at.timestamp() for case in party.cases]
+        if party.log is not None and party.log.cosigned is not None:
+            signatures = parse_note(party.log.cosigned).signatures
+            times += [int.from_bytes(one.value[:8], "big") for one in signatures if len(one.value) == 72]
+    return datetime.fromtimestamp(int(min(max(times), 253402300799)), UTC)
+
+
+def _contributions(content: Content, logs: Mapping[str, ProvenLog]) -> str | None:
+    """Every leaf that a question of the coordinator's log names is an entry of that institution, of that question."""
+    asked = _coordinator(content, logs)
+    if asked is None:
+        return None
+    found = absent = 0
+    for one in asked.of_event("question"):
+        for name, leaf, decision in _named(one):
+            log = logs.get(name)
+            if log is None:
+                absent += 1
+                continue
+            entry = log.leaves.get(leaf)
+            if entry is None:
+                raise wrong(f"question {one.index} names an entry that the log of {name} does not show here")
+            same = {key: entry.entry.get(key) for key in _SLOT} == {key: one.entry.get(key) for key in _SLOT}
+            if not same or entry.entry.get("event") != "release" or entry.entry.get("decision") != decision:
+                raise wrong(f"question {one.index} names entry {entry.index} of {name}, which is of something else")
+            found += 1
+    if not found:
+        raise NothingToCheckError("no institution that contributed" if absent else "no question")
+    said = f"{found} entries of institutions"
+    return f"{said}; {absent} of institutions that are {NOT_THERE}" if absent else said
+
+
+def _named(question: LoggedEntry) -> list[tuple[str, str, str]]:
+    """Institution, leaf and decision of every contribution that a question names."""
+    given = question.entry.get("contributions")
+    if not isinstance(given, dict) or not all(
+        isinstance(one, dict) and {"leaf", "decision"} <= one.keys() for one in given.values()
+    ):
+        raise wrong(f"question {question.index} does not say whose contributions were taken")
+    return [(name, str(one["leaf"]), str(one["decision"])) for name, one in given.items()]
+
+
+def _released(content: Content, logs: Mapping[str, ProvenLog]) -> str | None:
+    """Digests are those of the coordinator's log, and every question behind a document was logged and paid."""
+    asked = _coordinator(content, logs)
+    if asked is None and not content.released:
+        return None
+    if asked is None:
+        raise NothingToCheckError("the coordinator's log")
+    entries = {str(one.entry.get("plan")): one for one in asked.of_event("released")}
+    for digest, (place, document) in content.released.items():
+        if digest not in entries:
+            raise wrong("was not released by any run that the coordinator's log shows here", place)
+        _same_release(place, document, entries[digest])
+        _paid(place, document, asked, logs)
+    if not content.released:
+        raise NothingToCheckError("the documents that the log names")
+    missing = len(set(entries) - set(content.released))
+    said = ", ".join(place for place, _ in content.released.values())
+    return f"{said}; {missing} more that the log tells of {NOT_THERE}" if missing else said
+
+
+def _same_release(place: str, document: ReleasedDocument, entry: LoggedEntry) -> None:
+    said = (entry.entry.get("released"), entry.entry.get("run"))
+    if said != (document.digest, document.run):
+        raise wrong("is not what the coordinator's log says was released", place)
+
+
+def _paid(place: str, document: ReleasedDocument, asked: ProvenLog, logs: Mapping[str, ProvenLog]) -> None:
+    """Each question that came to a sum was asked, answered by as many, and cost each of them what is stated."""
+    contributions: dict[str, dict[str, str]] = {}
+    for one in asked.of_event("question"):
+        names = {name: leaf for name, leaf, _ in _named(one)}
+        contributions.setdefault(str(one.entry.get("question")), {}).update(names)
+    for record in document.releases:
+        if record.institutions == 0:
+            continue  # an attempt that came to nothing
+        named = contributions.get(record.question, {})
+        if len(named) < record.institutions:
+            raise wrong(f"{record.phase} step {record.step} is of more institutions than the log names", place)
+        for name, leaf in named.items():
+            entry = logs[name].leaves.get(leaf) if name in logs else None
+            if entry is not None and not _costs(entry, record):
+                raise wrong(f"{record.phase} step {record.step} did not cost {name} what is stated", place)
+
+
+def _costs(entry: LoggedEntry, record: ReleaseRecord) -> bool:
+    return (entry.entry.get("mu2"), entry.entry.get("tv")) == (str(record.mu2), str(record.tv))
+
+
+def _case(party: Party, case: ReviewedCase, charter: Charter, now: datetime) -> str:
+    """The documents are those of the case, and its statements hold together."""
+    file = case.file
+    if file.case.institution != party.name:
+        raise wrong("is a case of another institution")
+    for part in PARTS:
+        if part not in case.documents:
+            raise wrong(f"the {part} is not there")
+        if document_digest(case.documents[part]) != getattr(file.case.subject, part):
+            raise wrong(f"the {part} is not the one that the case is about")
+    found = file.standing(charter, now)
+    if found.state == "invalid":
+        raise wrong("; ".join(found.reasons))
+    left = f"; {len(found.left_out)} statements do not count" if found.left_out else ""
+    return f"{found.state} on {now:%Y-%m-%d}: {'; '.join(found.reasons)}{left}"
+
+
+def _check_activations(content: Content, charter: Charter, logs: Mapping[str, ProvenLog]) -> Iterator[Finding]:
+    exports = [(name, one) for name, log in logs.items() for one in log.of_event("activation")]
+    if not exports:
+        yield judged("activations", "", nothing)
+    for name, one in exports:
+        about = f"{name}: entry {one.index}"
+        yield judged("activations", about, partial(_activation, content, content.parties[name], one, charter))
+
+
+def _activation(content: Content, party: Party, one: LoggedEntry, charter: Charter) -> str:
+    """A decision on facts that are there let it out, and the case was approved by the statements that are named."""
+    said = one.entry
+    decisions = {held.decision.id: held for held in party.decisions.decisions} if party.decisions is not None else {}
+    decided = decisions.get(str(said.get("decision")))
+    if decided is None or decided.decision.stage != "activation" or decided.plan != said.get("plan"):
+        raise wrong("names a decision that is not there or was altered")
+    if str(decided.decision.admitted).lower() != said.get("admitted"):
+        raise wrong("says something else than the decision")
+    if not decided.decision.admitted:
+        return "was refused: nothing went out"
+    case = next((held for held in party.cases if held.file.case.digest == said.get("case")), None)
+    if case is None:
+        raise wrong("names a case that is not there")
+    _same_model(content, case, said)
+    admission = decisions.get(case.file.case.subject.decision)
+    if admission is None or admission.decision.stage != "admission" or not admission.decision.admitted:
+        raise wrong("the case is not about a decision to admit that is there")
+    chain = list(case.file.statements)
+    upto = next((place for place, held in enumerate(chain, 1) if held.digest == said.get("statement")), 0)
+    if not upto:
+        raise wrong("names a statement that the case does not have")
+    found = standing(case.file.case, chain[:upto], charter, chain[upto - 1].statement.at)
+    if found.state != "approved" or case.file.case.institution != party.name:
+        raise wrong(f"the case was {found.state} by the statements up to the one that is named")
+    return f"case '{case.file.case.name}' {found.reasons[0]}"
+
+
+def _same_model(content: Content, case: ReviewedCase, said: Mapping[str, Any]) -> None:
+    """Card and audit of the case are of what went out, and so is one of the released models, where they are there."""
+    audit, card = case.documents.get("audit", {}), case.documents.get("card", {})
+    if (audit.get("audited"), audit.get("level")) != (said.get("model"), said.get("level")):
+        raise wrong("the case's audit is of another model or level")
+    if card.get("model") != said.get("model"):
+        raise wrong("the case's card is of another model")
+    released = content.released.get(str(said.get("plan")))
+    if released is not None and released[1].digest != said.get("model"):
+        raise wrong("names another model than its plan released")
+
+
+def _check_fairness(content: Content) -> Iterator[Finding]:
+    """Results of their own, and those under review."""
+    results: dict[str, FairnessResult | dict[str, Any]] = {**content.fairness}
+    for party in content.parties.values():
+        for case in party.cases:
+            audit = case.documents.get("audit", {})
+            if audit.get("schema") == FAIRNESS_SCHEMA:
+                results[f"{case.place}audit.json"] = audit
+    if not results:
+        yield judged("fairness", "", nothing)
+    for place, result in results.items():
+        yield judged("fairness", place, partial(_fairness, result, content))
+
+
+def _fairness(given: FairnessResult | dict[str, Any], content: Content) -> str:
+    """The audited model is one that was released, of the kind that the result says."""
+    result = given if isinstance(given, FairnessResult) else validated(FairnessResult, given, "audit", {}, DataError)
+    models = {document.digest: document for _, document in content.released.values()}
+    if not models or not result.audited.startswith("sha256:"):
+        raise NothingToCheckError("what it audited")
+    model = models.get(result.audited)
+    if model is None:
+        raise wrong("is of a model that is not among what was released")
+    if not isinstance(model, LookalikeModel if result.subject == "lookalike" else Bundle):
+        raise wrong("is of another kind of model than the one it names")
+    if isinstance(model, LookalikeModel) and result.level not in {level.name for level in model.curve.levels}:
+        raise wrong("is of a level that the model does not have")
+    return f"{result.verdict}, of {result.audited[:19]}…"
+
+
+def _attack_audit(report: dict[str, Any] | None) -> str | None:
+    """The report is one of `cohortium privacy audit`, and nothing in it is flagged."""
+    if report is None:
+        return None
+    if report.get("format") != _ATTACK_AUDIT:
+        raise wrong("is no report of `cohortium privacy audit` of this version")
+    claims, noise = _flags(report.get("claims"), "release"), _flags(report.get("noise"), "sigma")
+    if flagged := [name for name, flag in (*claims, *noise) if flag]:
+        raise wrong(f"refutes {', '.join(flagged)}")
+    if not claims:
+        raise NothingToCheckError("claims")
+    return f"{len(claims)} claims and {len(noise)} scales of noise: none refuted"
+
+
+def _flags(found: object, name: str) -> list[tuple[str, bool]]:
+    """What was audited, and whether it is flagged."""
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and name in one and type(one.get("flagged")) is bool for one in found
+    ):
+        raise wrong("does not hold together")
+    return [(f"{name} {one[name]}", one["flagged"]) for one in found]
+
+
+def _coordinator(content: Content, logs: Mapping[str, ProvenLog]) -> ProvenLog | None:
+    party = content.parties.get(COORDINATOR)
+    if party is not None and party.log is not None and COORDINATOR not in logs:
+        raise wrong("the coordinator's log itself does not hold")
+    return logs.get(COORDINATOR)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
