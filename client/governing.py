@@ -6,7 +6,7 @@ else is gathered from plan, charter, consent store, ledger and log. Without it o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -219,7 +219,34 @@ class NodeGovernance:
             "admitted": str(admitted).lower(),
         }
         self._log.record(f"admission {plan} {run} {decision}", entry)
-        self._store.keep_admission(plan, run, decision, admitted=admitted, documents=documents)
+        self._store.keep_decision(plan, run, decision, admitted=admitted, documents=documents)
+
+    def activate(self, plan: Plan, charter: Charter, entry: Mapping[str, str | int], *more: Facts) -> Decision:
+        """Decide whether an audience goes out, and write the decision down.
+
+        Args:
+            plan, charter: of the campaign.
+            entry: of the audit log, but for the decision: what goes out, the audience's id under `audience`.
+            more: what audit and review found.
+
+        Raises:
+            RefusedError: it does not; names rule, article, fact, value and what would change it.
+        """
+        decision, facts = self.decide(plan, charter, "activation", *more)
+        told = {"decision": decision.id, "admitted": str(decision.admitted).lower()}
+        whole = {"event": "activation", "plan": plan.digest, **entry, **told}
+        self._log.record(f"activation {entry['audience']} {decision.id}", whole)
+        documents = decision, facts
+        subject = str(entry["audience"])
+        self._store.keep_decision(plan.digest, subject, decision.id, admitted=decision.admitted, documents=documents)
+        if not decision.admitted:
+            raise RefusedError(refusal(decision), place="activation", fix="cohortium rules explain RULE says more")
+        return decision
+
+    @property
+    def is_simulated(self) -> bool:
+        """No rules are in force, as a simulation's node alone may do."""
+        return self._declared is None and self._simulation
 
     def _cohort(self, plan: Plan, stage: Stage = "admission") -> Cohort:
         return cohort_of(plan, None if self._declared is None else self._declared[0], stage)
@@ -253,7 +280,7 @@ class NodeGovernance:
         return [Facts.of({**counts, "docs.consent_snapshot_root": snapshot.root}, f"consent event {snapshot.sequence}")]
 
 
-def cohort_of(plan: Plan, declared: Governance | None, stage: Stage = "admission") -> Cohort:
+def cohort_of(plan: Plan, declared: Governance | None, stage: Stage) -> Cohort:
     """For what a plan wants people, with what the institution declares about its data.
 
     At activation also through which channel: by the fact `use.activation`, which then asks consent to that channel.

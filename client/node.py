@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
 
 from cohortium.client.governing import NodeGovernance, open_consent
 from cohortium.client.onboarding.store import load_protected_table
@@ -52,14 +53,18 @@ from cohortium.study.question import PlanQuestion, QuestionHeader, SumMessage
 __all__ = [
     "MAX_CLOCK_SKEW",
     "MAX_LIFETIME_EPSILON",
+    "MODELS",
     "Node",
+    "NodeBooks",
     "NodeIdentity",
     "PlanGate",
     "create_node",
     "identity_key",
     "new_key",
+    "open_books",
     "open_node",
     "read_contract",
+    "read_key",
     "write_whole",
 ]
 
@@ -67,10 +72,13 @@ __all__ = [
 MAX_LIFETIME_EPSILON = 50.0
 """Beyond it a lifetime budget promises nothing."""
 
+MODELS = "models"
+"""Folder of released models that may be audited here."""
+
 MAX_CLOCK_SKEW = 300
 """Seconds by which the coordinator's clock may differ: a plan's expiry must mean the same day to everybody."""
 
-_DATABASE, _KEY, _CUSTOMERS, _MODELS = "node.sqlite", "identity.pem", "customers", "models"
+_DATABASE, _KEY, _CUSTOMERS = "node.sqlite", "identity.pem", "customers"
 
 
 class NodeIdentity(BaseModel):
@@ -267,30 +275,17 @@ def open_node(
     try:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
         contract = read_contract(folder)
-        key = _read_key(folder)
+        key = read_key(folder)
     except OSError as error:
         raise DataError("holds no node", place=str(folder), fix="create it first") from error
     except ValueError as error:  # pydantic's included
         raise DataError("holds a node of another version", place=str(folder), fix="use the version it names") from error
     database = open_store(folder / _DATABASE, create=False)
-    store, seeds = NodeStore(database), SeedStore(database)
-    models = AuditModels(folder / _MODELS, contract)
+    books, seeds = open_books(folder, identity, database, key), SeedStore(database)
+    models = AuditModels(folder / MODELS, contract)
     protected = protected or partial(load_protected_table, folder / _CUSTOMERS, contract)
     asked_about = PlanPeople(people, seeds, contract, protected, models)
-    ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
-    log = NodeLog(folder, identity.institution, key, lambda plan: gate.approval(plan))
-    governance = NodeGovernance(
-        folder,
-        identity.institution,
-        store,
-        lambda plan: gate.approval(plan),
-        ledger,
-        log,
-        open_consent(folder),
-        simulation=identity.simulation,
-        today=_utc_today,
-    )
-    gate = PlanGate(store, store.admitted)
+    gate, ledger, log, governance = books.gate, books.ledger, books.log, books.governance
     sums = NodeSums(identity.institution, key, gate.approval, SqlOnceStore(database))
     door = Door(
         lambda plan: asked_about.of(gate.approval(plan).plan),
@@ -303,16 +298,65 @@ def open_node(
         bits=bits,
     )
     return Node(
-        identity, contract, people, asked_about, models, store, seeds, ledger, gate, sums, log, governance, door
+        identity, contract, people, asked_about, models, books.store, seeds, ledger, gate, sums, log, governance, door
     )
+
+
+@dataclass(frozen=True)
+class NodeBooks:
+    """What a node approved, spent, logged and decides: all of it but its customers."""
+
+    store: NodeStore
+    gate: PlanGate
+    ledger: Ledger
+    log: NodeLog
+    governance: NodeGovernance
+
+    def close(self) -> None:
+        """Close the database files."""
+        self.ledger.close()
+        self.log.close()
+        if self.governance.consent is not None:
+            self.governance.consent.close()
+
+
+def open_books(folder: Path, identity: NodeIdentity, database: Engine, key: Ed25519PrivateKey) -> NodeBooks:
+    """Open the books of the node in that folder.
+
+    Args:
+        folder: from `create_node`.
+        identity: of the node.
+        database: its own.
+        key: its identity key.
+
+    Raises:
+        DataError: a book that this version cannot read, or a ledger that is gone.
+    """
+    store = NodeStore(database)
+    gate = PlanGate(store, store.admitted)
+    ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
+    log = NodeLog(folder, identity.institution, key, gate.approval)
+    governance = NodeGovernance(
+        folder,
+        identity.institution,
+        store,
+        gate.approval,
+        ledger,
+        log,
+        open_consent(folder),
+        simulation=identity.simulation,
+        today=_utc_today,
+    )
+    return NodeBooks(store, gate, ledger, log, governance)
 
 
 def identity_key(folder: Path) -> str:
     """The Ed25519 public key of the node in that folder, in hexadecimal: what a charter pins."""
-    return _read_key(folder).public_key().public_bytes_raw().hex()
+    return read_key(folder).public_key().public_bytes_raw().hex()
 
 
-def _read_key(folder: Path) -> Ed25519PrivateKey:
+def read_key(folder: Path) -> Ed25519PrivateKey:
+    """The identity key of the node in that folder; `ValueError` when it is no Ed25519 key."""
     key = load_pem_private_key((folder / _KEY).read_bytes(), password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("not an Ed25519 key")

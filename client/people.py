@@ -37,6 +37,7 @@ __all__ = ["AuditModels", "PlanPeople"]
 
 _KEPT = 4
 _BUNDLE, _MODEL = ".json", ".safetensors"
+_AUDITED = "plan: audit.model"
 
 
 class AuditModels:
@@ -84,31 +85,29 @@ class AuditModels:
 
     def bundle(self, digest: str) -> Bundle:
         """The bundle of that digest; `RefusedError` when it was not added here, or is not whole."""
-        bundle = load_bundle(self._held(digest, _BUNDLE, "bundle"))
-        self._check(digest, bundle.digest, bundle.plan)
+        bundle = load_bundle(self._held(digest, _BUNDLE, "bundle", _AUDITED))
+        self._check(digest, bundle.digest, bundle.plan, _AUDITED)
         return bundle
 
-    def campaign(self, digest: str) -> Model[LookalikeModel]:
+    def campaign(self, digest: str, place: str = _AUDITED) -> Model[LookalikeModel]:
         """The campaign's model of that digest; `RefusedError` when it was not added here, or is not whole."""
-        model = load_model(self._held(digest, _MODEL, "campaign's model"), LookalikeModel, signer=None)
-        self._check(digest, model.digest, model.document.plan)
+        model = load_model(self._held(digest, _MODEL, "campaign's model", place), LookalikeModel, signer=None)
+        self._check(digest, model.digest, model.document.plan, place)
         return model
 
     def _file(self, digest: str, suffix: str) -> Path:
         return self._folder / (digest.removeprefix("sha256:") + suffix)
 
-    def _held(self, digest: str, suffix: str, what: str) -> Path:
+    def _held(self, digest: str, suffix: str, what: str, place: str) -> Path:
         file = self._file(digest, suffix)
         if not file.is_file():
-            raise RefusedError(
-                f"this node does not hold the {what} that the plan audits", place="plan: audit.model", fix=_fix(digest)
-            )
+            raise RefusedError(f"this node does not hold the {what} of that digest", place=place, fix=_fix(digest))
         return file
 
-    def _check(self, wanted: str, found: str, plan: Plan) -> None:
+    def _check(self, wanted: str, found: str, plan: Plan, place: str) -> None:
         if wanted != found:
-            raise RefusedError("the model was changed since it was added", place="plan: audit.model", fix=_fix(wanted))
-        self._check_contract(plan, "plan: audit.model")
+            raise RefusedError("the model was changed since it was added", place=place, fix=_fix(wanted))
+        self._check_contract(plan, place)
 
     def _check_contract(self, plan: Plan, place: str) -> None:
         if plan.contract != self._contract.digest:
@@ -120,7 +119,7 @@ class AuditModels:
 
 
 def _fix(digest: str) -> str:
-    return f"add the released file of digest {digest[:19]}… to the node's models"
+    return f"add the released file of digest {digest[:19]}…: cohortium fairness add NODE FILE"
 
 
 class PlanPeople:

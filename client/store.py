@@ -36,7 +36,7 @@ _decisions = Table(
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("recorded_at", String, nullable=False),
     Column("plan", String, nullable=False),
-    Column("run", String, nullable=False),
+    Column("subject", String, nullable=False),
     Column("decision", String, nullable=False),
     Column("admitted", Boolean, nullable=False),
     Column("document", LargeBinary),
@@ -98,26 +98,27 @@ class NodeStore:
         with self._store.begin() as connection:
             return tuple(connection.execute(query).scalars())
 
-    def keep_admission(
-        self, plan: str, run: str, decision: str, *, admitted: bool, documents: tuple[Decision, Facts] | None
+    def keep_decision(
+        self, plan: str, subject: str, decision: str, *, admitted: bool, documents: tuple[Decision, Facts] | None
     ) -> None:
-        """Keep whether a run was admitted, and the decision with the facts it rests on: others see its digest alone.
+        """Keep a decision with the facts it rests on: others see its digest alone.
 
         Args:
-            plan, run: whose.
+            plan: under which.
+            subject: the run to be admitted, or the id of the audience to be activated.
             decision: its digest; `none` where no rules are in force.
             admitted: what it says.
             documents: the decision and its facts; None where no rules are in force.
         """
         kept = {} if documents is None else {"document": documents[0].to_bytes(), "facts": documents[1].to_bytes()}
-        row = {"plan": plan, "run": run, "decision": decision, "admitted": admitted, "recorded_at": _now()}
+        row = {"plan": plan, "subject": subject, "decision": decision, "admitted": admitted, "recorded_at": _now()}
         with self._store.begin() as connection:
             connection.execute(insert(_decisions).values(**row, **kept))
 
     def admitted(self, plan: str, run: str) -> str | None:
         """The decision that admitted a run: the newest about it, unless that one refused."""
         query = select(_decisions.c.decision, _decisions.c.admitted)
-        query = query.where((_decisions.c.plan == plan) & (_decisions.c.run == run))
+        query = query.where((_decisions.c.plan == plan) & (_decisions.c.subject == run))
         with self._store.begin() as connection:
             found = connection.execute(query.order_by(_decisions.c.sequence.desc()).limit(1)).first()
         return found.decision if found is not None and found.admitted else None

@@ -312,6 +312,8 @@ def manifest_seeds() -> list[bytes]:
         "expires": "2026-04-01",
         "exported": "2026-03-01T12:00:00+00:00",
         "unusable": {"id": 1},
+        "decision": None,
+        "case": "sha256:" + "e" * 64,
     }
     counts = dict.fromkeys(("added", "removed", "members", "unmatched", "not_allowed"), 0)
     return [ExportManifest(**facts, **counts).signed().to_bytes()]

@@ -4,7 +4,7 @@ May import what `client` may. The operator's files come in; files for the instit
 Must never happen here: a row sent through the federation, a customer value in a message, half an export, an id reused.
 """
 
-from cohortium.client.audience.activation import Activation, EverybodyAllowed
+from cohortium.client.audience.activation import Activation, Clearance, EverybodyAllowed
 from cohortium.client.audience.creation import ChosenAudience, create, refresh
 from cohortium.client.audience.destination import Destination
 from cohortium.client.audience.exports import export, export_removal
@@ -42,6 +42,7 @@ __all__ = [
     "Audience",
     "AudienceStore",
     "ChosenAudience",
+    "Clearance",
     "Column",
     "Contacts",
     "Destination",

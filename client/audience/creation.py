@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cohortium.client.audience.activation import Activation, EverybodyAllowed
+from cohortium.client.audience.activation import Activation
 from cohortium.client.audience.levels import Level
 from cohortium.client.audience.lists import IdList, ListMatch
 from cohortium.client.audience.names import check_name
@@ -65,8 +65,8 @@ def create(
     name: str,
     *,
     min_cell: int,
+    activation: Activation,
     suppression: Sequence[IdList] = (),
-    activation: Activation | None = None,
     expires: date | None = None,
     name_reason: str | None = None,
     replaces: str | None = None,
@@ -80,8 +80,8 @@ def create(
         level: where on the score it begins.
         name: see `names.check_name`; no other active audience has it.
         min_cell: the plan's; a smaller audience is refused.
+        activation: who may be activated.
         suppression: lists of customers who stay out, now and at every `refresh`.
-        activation: who may be activated; everybody by default.
         expires: its last day; after 30 days by default. Never later than the model's.
         name_reason: why a name that suggests something sensitive is right all the same.
         replaces: the id of an active audience that expires in the same instant.
@@ -132,8 +132,8 @@ def refresh(
     audience: str,
     scores: Path,
     *,
+    activation: Activation,
     suppression: Sequence[IdList] = (),
-    activation: Activation | None = None,
     resources: Resources = AUDIENCE_RESOURCES,
 ) -> ChosenAudience:
     """Choose the members of an active audience anew: same model, same cut-off, newer scores.
@@ -173,13 +173,13 @@ def _choose(
     facts: ScoresFacts,
     level: Level,
     suppression: Sequence[IdList],
-    activation: Activation | None,
+    activation: Activation,
     kept: str | None,
     resources: Resources,
 ) -> _Members:
     excluded, digest = Exclusions(), file_digest(facts.path)
     with workbench(store.folder, resources) as engine:
-        selector = Selector(engine, facts, suppression, activation or EverybodyAllowed(), kept)
+        selector = Selector(engine, facts, suppression, activation, kept)
         engine.run("choosing", "CREATE TABLE members (id VARCHAR)", facts.path.name)
         for chosen in selector.chosen(level.cutoff):
             append(engine, "members", {"id": chosen.ids}, facts.path.name)

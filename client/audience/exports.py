@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cohortium.client.audience.activation import Activation, EverybodyAllowed
+from cohortium.client.audience.activation import Activation, Clearance
 from cohortium.client.audience.destination import Destination
 from cohortium.client.audience.difference import (
     Identified,
@@ -59,8 +59,8 @@ def export(
     out: Path,
     destination: Destination | None = None,
     *,
+    activation: Activation,
     contacts: Contacts | None = None,
-    activation: Activation | None = None,
     resources: Resources = AUDIENCE_RESOURCES,
 ) -> ExportRecord:
     """Write an active audience for a destination into a new folder: full the first time, afterwards what changed.
@@ -74,8 +74,8 @@ def export(
         audience: id of an active one.
         out: the folder; it must not exist.
         destination: how; ids as CSV by default.
+        activation: who may be activated, and whether the audience may go out.
         contacts: where sources other than `id` are.
-        activation: who may be activated; everybody by default.
         resources: memory and threads.
 
     Returns:
@@ -83,7 +83,7 @@ def export(
 
     Raises:
         RefusedError: an expired audience, another layout than before, too few members, an interrupted export whose
-            folder is gone.
+            folder is gone, or the activation does not let it go out.
         DataError: contacts that are missing or cannot be read as they should be, a list that was changed.
         OutputError: the folder exists or cannot be written, or another command works on audiences.
     """
@@ -99,7 +99,7 @@ def export(
         _refuse_layout(to, last)
         _refuse_missing_contacts(to, contacts)
         work = _Export(store, chosen, to, last, out, resources)
-        return work.changes(contacts, activation or EverybodyAllowed())
+        return work.changes(contacts, activation)
 
 
 def export_removal(
@@ -170,12 +170,14 @@ class _Export:
                     place=self._audience.id,
                     fix="check the contacts, or expire the audience and export its removal",
                 )
-            return self._written(engine, counts, removal=False)
+            _refuse_existing(self._record.folder, self._store.exports(self._record.audience))
+            clearance = activation.cleared(self._audience, self._to.name, self._record.sequence)
+            return self._written(engine, counts, clearance)
 
     def removal(self) -> ExportRecord:
         """Everybody whom the destination holds."""
         with self._prepared() as engine:
-            return self._written(engine, Identified(), removal=True)
+            return self._written(engine, Identified(), None, removal=True)
 
     @contextmanager
     def _prepared(self) -> Iterator[Engine]:
@@ -192,13 +194,15 @@ class _Export:
     def _width(self) -> int:
         return len(self._to.columns)
 
-    def _written(self, engine: Engine, counts: Identified, *, removal: bool) -> ExportRecord:
+    def _written(
+        self, engine: Engine, counts: Identified, clearance: Clearance | None, *, removal: bool = False
+    ) -> ExportRecord:
         record = self._record
         _refuse_existing(record.folder, self._store.exports(record.audience))
         with _claimed(record):
             self._store.begin_export(record)
             try:
-                manifest = self._fill(engine, counts, removal)
+                manifest = self._fill(engine, counts, clearance, removal)
                 record = self._seal(engine, manifest)
                 _publish(record)
             except OSError as error:
@@ -210,7 +214,7 @@ class _Export:
         self._store.finish_export(record)
         return replace(record, state="done")
 
-    def _fill(self, engine: Engine, counts: Identified, removal: bool) -> ExportManifest:
+    def _fill(self, engine: Engine, counts: Identified, clearance: Clearance | None, removal: bool) -> ExportManifest:
         """Write the files and, last, the manifest."""
         folder, to, last, audience = self._record.partial, self._to, self._last, self._audience
         names = [column.name for column in to.columns]
@@ -240,6 +244,8 @@ class _Export:
             unmatched=counts.unmatched,
             unusable=counts.unusable,
             not_allowed=counts.not_allowed,
+            decision=None if clearance is None else clearance.decision,
+            case=None if clearance is None else clearance.case,
             created=audience.created,
             expires=audience.expires,
             exported=self._store.timestamp(),

@@ -81,6 +81,8 @@ class ExportManifest(Agreed):
         unmatched: members without a line in the contacts file.
         unusable: by column, members whose cell is empty or no such identifier.
         not_allowed: members who may no longer be activated, and are left out.
+        decision, case: digests of the policy decision and the approved case of review that let it go out; null for a
+            removal, and in a simulation without rules.
         created: when the audience was created (UTC).
         expires: its last day; remove everybody afterwards.
         exported: when this was written (UTC).
@@ -109,6 +111,8 @@ class ExportManifest(Agreed):
     unmatched: _Count
     unusable: dict[str, _Count]
     not_allowed: _Count
+    decision: _Digest | None
+    case: _Digest | None
     created: str
     expires: date
     exported: str

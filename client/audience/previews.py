@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cohortium.client.audience.activation import Activation, EverybodyAllowed
+from cohortium.client.audience.activation import Activation
 from cohortium.client.audience.levels import Level
 from cohortium.client.audience.lists import IdList, ListMatch
 from cohortium.client.audience.scores import ScoresOrigin, read_scores_facts, refuse_expired, refuse_foreign
@@ -58,8 +58,8 @@ def preview(
     *,
     origin: ScoresOrigin,
     min_cell: int,
+    activation: Activation,
     suppression: Sequence[IdList] = (),
-    activation: Activation | None = None,
     resources: Resources = AUDIENCE_RESOURCES,
     today: date | None = None,
 ) -> Preview:
@@ -70,8 +70,8 @@ def preview(
         levels: at least one.
         origin: the node and its customers as they are now.
         min_cell: the plan's; a size below it is `suppressed`, never 0.
+        activation: who may be activated.
         suppression: lists of customers who stay out.
-        activation: who may be activated; everybody by default.
         resources: memory and threads. What does not fit spills to the system's place for temporary files.
         today: in UTC; a seam for tests of expiry.
 
@@ -87,7 +87,7 @@ def preview(
     cutoffs = np.array([level.cutoff for level in levels])
     counts, excluded = np.zeros(len(levels), dtype=np.int64), Exclusions()
     with workbench(None, resources) as engine:
-        selector = Selector(engine, facts, suppression, activation or EverybodyAllowed())
+        selector = Selector(engine, facts, suppression, activation)
         for chosen in selector.chosen(float(cutoffs.min())):
             ascending = np.sort(chosen.scores)
             counts += len(ascending) - np.searchsorted(ascending, cutoffs, side="left")

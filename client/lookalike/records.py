@@ -5,24 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from cohortium.client.audience.activation import Activation, EverybodyAllowed
 from cohortium.client.audience.scores import ScoresOrigin
 from cohortium.client.audience.store import AudienceStore
 from cohortium.client.governing import cohort_of, open_consent, read_governance
-from cohortium.client.node import NodeIdentity, read_contract
+from cohortium.client.lookalike.activating import GovernedActivation
+from cohortium.client.node import MODELS, NodeBooks, NodeIdentity, PlanGate, open_books, read_contract, read_key
 from cohortium.client.onboarding.store import CUSTOMERS_FILE, load_customer_table, load_report
+from cohortium.client.people import AuditModels
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import NodeStore
-from cohortium.governance.consent import Snapshot
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.contract import Contract
@@ -31,17 +29,6 @@ from cohortium.study.errors import DataError, RefusedError
 __all__ = ["NodeRecords", "open_records"]
 
 _DATABASE, _CUSTOMERS, _AUDIENCES = "node.sqlite", "customers", "audiences"
-
-
-@dataclass(frozen=True)
-class _Consents:
-    """Whoever a snapshot of consents allows."""
-
-    snapshot: Snapshot
-
-    def allowed(self, ids: Sequence[str]) -> NDArray[np.bool_]:
-        """See `Activation`."""
-        return self.snapshot.allowed(np.asarray(ids, dtype=np.str_))
 
 
 @dataclass(frozen=True)
@@ -75,29 +62,39 @@ class NodeRecords:
         """Its audiences; `OutputError` when their folder cannot be made."""
         return AudienceStore(self.database, self.folder / _AUDIENCES, origin=self.origin)
 
-    def activation(self, plan: str) -> Activation:
-        """Who may be activated under a plan, by the consents that are kept here as they stand now.
+    def activation(self, plan: str) -> GovernedActivation:
+        """Who may be activated under a plan and what may go out, by consents, rules and review as they stand now.
 
         Args:
-            plan: its digest.
+            plan: digest of a campaign's plan.
 
         Raises:
-            RefusedError: the plan is not approved here, its purpose is none that people are asked about, or no consent
-                is kept here and the node is not a simulation's.
+            RefusedError: the plan is not approved here or has expired, its purpose is none that people are asked about,
+                or no consent is kept here and the node is not a simulation's.
         """
-        approval = self.approvals.approved(plan)
-        if approval is None:
-            raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
+        approval = PlanGate(self.approvals, self.approvals.admitted).approval(plan)
         consent = open_consent(self.folder)
-        if consent is None:
-            if self.identity.simulation:
-                return EverybodyAllowed()
+        if consent is None and not self.identity.simulation:
             raise RefusedError(
                 "no consent is kept here", place=str(self.folder), fix="import it: cohortium consent import"
             )
-        self.closing.callback(consent.close)
-        declared = read_governance(self.folder)
-        return _Consents(consent.snapshot(cohort_of(approval.plan, None if declared is None else declared[0])))
+        snapshot = None
+        if consent is not None:
+            self.closing.callback(consent.close)
+            declared = read_governance(self.folder)
+            cohort = cohort_of(approval.plan, None if declared is None else declared[0], "activation")
+            snapshot = consent.snapshot(cohort)
+        return GovernedActivation(self.folder, self.identity.institution, self._books, self.models, approval, snapshot)
+
+    def _books(self) -> NodeBooks:
+        books = open_books(self.folder, self.identity, self.database, read_key(self.folder))
+        self.closing.callback(books.close)
+        return books
+
+    @property
+    def models(self) -> AuditModels:
+        """Released models that may be audited here."""
+        return AuditModels(self.folder / MODELS, self.contract)
 
     def origin(self) -> ScoresOrigin:
         """The node and its customers as the last onboarding left them; errors as `load_report`."""

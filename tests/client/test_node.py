@@ -235,7 +235,7 @@ def test_a_run_that_no_decision_admitted_is_not_answered(
     assert node.gate.admit(question(plan).header).decision == "none"
     with pytest.raises(RefusedError, match="no rule has admitted this run"):
         node.door.release(question(plan, run="1" * 32))
-    node.store.keep_admission(plan.digest, "0" * 32, "sha256:" + "0" * 64, admitted=False, documents=None)
+    node.store.keep_decision(plan.digest, "0" * 32, "sha256:" + "0" * 64, admitted=False, documents=None)
     with pytest.raises(RefusedError, match="no rule has admitted this run"):
         node.door.release(question(plan))
     assert node.ledger.spent().mu2 == 0

@@ -21,6 +21,7 @@ from cohortium.client.audience import (
     Audience,
     AudienceStore,
     ChosenAudience,
+    EverybodyAllowed,
     Level,
     ScoresOrigin,
     create,
@@ -81,7 +82,8 @@ class House:
         """An audience of those with a score of at least one half."""
         path = scores if isinstance(scores, Path) else self.scores(scores if scores is not None else people(100))
         level, name = options.pop("level", BROAD), options.pop("name", "spring campaign")
-        return create(self.store, path, level, name, **{"min_cell": 50} | options)
+        defaults = {"min_cell": 50, "activation": EverybodyAllowed()}
+        return create(self.store, path, level, name, **defaults | options)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from cohortium.client.audience import (
     AudienceStore,
+    EverybodyAllowed,
     expire,
     export,
     export_removal,
@@ -52,6 +53,9 @@ LABELS = {
 ORIGIN = ScoresOrigin("north", "sha256:" + "d" * 64)
 
 
+ALL = EverybodyAllowed()
+
+
 def opened(folder):
     now = datetime(2026, 3, 1, tzinfo=UTC)
     return AudienceStore(open_store(folder / "node.sqlite"), folder / "audiences", lambda: now, origin=lambda: ORIGIN)
@@ -73,9 +77,11 @@ def prepare():
     folder = WORK / "start"
     folder.mkdir()
     store = opened(folder)
-    made = create(store, scores(folder, 0), Level("broad", 0.5, 0.1), "a", min_cell=50, resources=SMALL).audience.id
-    export(store, made, folder / "1", resources=SMALL)
-    refresh(store, made, scores(folder, 5), resources=SMALL)
+    broad = Level("broad", 0.5, 0.1)
+    chosen = create(store, scores(folder, 0), broad, "a", min_cell=50, resources=SMALL, activation=ALL)
+    made = chosen.audience.id
+    export(store, made, folder / "1", resources=SMALL, activation=ALL)
+    refresh(store, made, scores(folder, 5), resources=SMALL, activation=ALL)
     return {"audience": made}
 
 
@@ -101,7 +107,7 @@ def attempt(folder, die_at):
     for name in ("begin_export", "seal_export", "finish_export", "_sweep"):
         setattr(AudienceStore, name, wrapped(getattr(AudienceStore, name)))
     store = opened(folder)
-    export(store, store.audiences()[0].id, folder / "2", resources=SMALL)
+    export(store, store.audiences()[0].id, folder / "2", resources=SMALL, activation=ALL)
     return {"moments": moments}
 
 
@@ -113,11 +119,11 @@ def after(folder):
     made = store.audiences()[0].id
     state = {r.sequence: r.state for r in store.exports(made)}.get(2)
     try:
-        export(store, made, folder / "2", resources=SMALL)
+        export(store, made, folder / "2", resources=SMALL, activation=ALL)
         again = "exported"
     except OutputError as error:
         again = error.message
-    third = export(store, made, folder / "3", resources=SMALL)
+    third = export(store, made, folder / "3", resources=SMALL, activation=ALL)
     manifests = [read_manifest(folder / name) for name in "123"]
     held = set()
     for name in "123":
@@ -169,8 +175,8 @@ def begun(house: Any) -> str:
     """An audience whose first export is done and whose members have changed."""
     scores = {f"c{i:03d}": 0.9 for i in range(100)}
     made = house.create(scores).audience.id
-    export(house.store, made, house.folder / "1")
-    refresh(house.store, made, house.scores(scores | {"c000": 0.1, "d000": 0.9}))
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    refresh(house.store, made, house.scores(scores | {"c000": 0.1, "d000": 0.9}), activation=EverybodyAllowed())
     return made
 
 
@@ -233,12 +239,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         full = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr(place, name, failing(getattr(place, name), count, full))
         with pytest.raises(OutputError, match="No space left on device — fix: check space and permissions"):
-            export(house.store, begun, house.folder / "2")
+            export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     assert not (house.folder / "2").exists()
     assert not (house.folder / ".2.partial").exists()
     assert {p.name for p in house.store.folder.iterdir()} == before
     assert [record.sequence for record in house.store.exports(begun)] == [1]
-    assert export(house.store, begun, house.folder / "2").sequence == 2
+    assert export(house.store, begun, house.folder / "2", activation=EverybodyAllowed()).sequence == 2
     assert (rows(house.folder / "2", "add"), rows(house.folder / "2", "remove")) == ([("d000",)], [("c000",)])
 
 
@@ -250,10 +256,10 @@ def test_after_a_death_another_folder_goes_on_where_the_first_ended(
     with monkeypatch.context() as patch:
         patch.setattr(place, step, failing(getattr(place, step), 1, Died()))
         with pytest.raises(Died):
-            export(house.store, begun, house.folder / "2")
+            export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     appeared = step == "finish_export"
     assert (house.folder / "2").exists() == appeared
-    done = export(house.store, begun, house.folder / "elsewhere")
+    done = export(house.store, begun, house.folder / "elsewhere", activation=EverybodyAllowed())
     assert done.sequence == (3 if appeared else 2)
     assert rows(house.folder / "elsewhere", "add") == ([] if appeared else [("d000",)])
     assert not (house.folder / ".2.partial").exists()
@@ -274,14 +280,14 @@ def test_a_recovery_that_dies_is_taken_up_again(
     house: Any, begun: str, died_at: Any, dies_again_at: Any, monkeypatch: pytest.MonkeyPatch, rows: Any
 ) -> None:
     for (place, name), call in (
-        (died_at, lambda: export(house.store, begun, house.folder / "2")),
+        (died_at, lambda: export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())),
         (dies_again_at, lambda: recover(house.store)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, failing(getattr(place, name), 1, Died()))
             with pytest.raises(Died):
                 call()
-    done = export(house.store, begun, house.folder / "2")
+    done = export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     assert (done.sequence, done.state) == (2, "done")
     assert (rows(house.folder / "2", "add"), rows(house.folder / "2", "remove")) == ([("d000",)], [("c000",)])
     assert not (house.folder / ".2.partial").exists()
@@ -294,7 +300,7 @@ def test_a_parent_folder_that_cannot_be_synced_keeps_what_appeared(
         error = OSError(errno.EIO, "Input/output error")
         patch.setattr(exports, "sync_folder", failing(exports.sync_folder, 2, error))
         with pytest.raises(OutputError, match="Input/output error"):
-            export(house.store, begun, house.folder / "2")
+            export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     (done,) = recover(house.store)
     assert (done.sequence, done.state, done.digest) == (2, "done", read_manifest(house.folder / "2").digest)
     assert recover(house.store) == ()
@@ -310,7 +316,7 @@ def test_every_folder_that_was_made_survives_a_power_cut(
         honest(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    export(house.store, begun, house.folder / "ads" / "spring" / "2")
+    export(house.store, begun, house.folder / "ads" / "spring" / "2", activation=EverybodyAllowed())
     AudienceStore(house.engine, house.folder / "new" / "audiences")
     parents = [house.folder, house.folder / "ads", house.folder / "ads" / "spring", house.folder / "new"]
     assert {folder.stat().st_ino for folder in parents} <= synced
@@ -325,27 +331,27 @@ def test_what_cannot_be_cleared_is_one_line_and_is_cleared_later(
         patch.setattr(os, "fsync", failing(os.fsync, 1, full))
         patch.setattr(export_recovery.shutil, "rmtree", failing(shutil.rmtree, 1, denied))
         with pytest.raises(OutputError, match=r"\.2\.partial: Denied .* fix: check permissions and remove it"):
-            export(house.store, begun, house.folder / "2")
+            export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     assert [record.state for record in house.store.exports(begun)] == ["done", "begun"]
-    assert export(house.store, begun, house.folder / "2").sequence == 2
+    assert export(house.store, begun, house.folder / "2", activation=EverybodyAllowed()).sequence == 2
 
 
 def test_what_another_node_fills_is_not_cleared(house: Any, begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(AudienceStore, "seal_export", failing(AudienceStore.seal_export, 1, Died()))
         with pytest.raises(Died):
-            export(house.store, begun, house.folder / "2")
+            export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     partial = house.folder / ".2.partial"
     theirs = {path.name for path in partial.iterdir()}
     handle = os.open(partial, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match=r"another process fills it .* fix: wait until it has ended"):
-            export(house.store, begun, house.folder / "3")
+            export(house.store, begun, house.folder / "3", activation=EverybodyAllowed())
         assert {path.name for path in partial.iterdir()} == theirs != set()
     finally:
         os.close(handle)
-    assert export(house.store, begun, house.folder / "2").sequence == 2
+    assert export(house.store, begun, house.folder / "2", activation=EverybodyAllowed()).sequence == 2
 
 
 @pytest.fixture
@@ -354,7 +360,7 @@ def taken(house: Any, begun: str, monkeypatch: pytest.MonkeyPatch) -> str:
     with monkeypatch.context() as patch:
         patch.setattr(AudienceStore, "finish_export", failing(AudienceStore.finish_export, 1, Died()))
         with pytest.raises(Died):
-            export(house.store, begun, house.folder / "2")
+            export(house.store, begun, house.folder / "2", activation=EverybodyAllowed())
     with pytest.raises(RefusedError, match="no interrupted export lacks its folder"):
         settle(house.store, begun, "default", "lost")
     shutil.move(house.folder / "2", house.folder / "taken")
@@ -362,11 +368,14 @@ def taken(house: Any, begun: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_folder_that_was_taken_has_to_be_settled_or_put_back(house: Any, taken: str) -> None:
-    for call in (lambda: export(house.store, taken, house.folder / "3"), lambda: recover(house.store)):
+    for call in (
+        lambda: export(house.store, taken, house.folder / "3", activation=EverybodyAllowed()),
+        lambda: recover(house.store),
+    ):
         with pytest.raises(RefusedError, match="fix: put the folder back, or settle the export as delivered or lost"):
             call()
     shutil.move(house.folder / "taken", house.folder / "2")
-    assert export(house.store, taken, house.folder / "2").sequence == 2
+    assert export(house.store, taken, house.folder / "2", activation=EverybodyAllowed()).sequence == 2
 
 
 @pytest.mark.parametrize(("outcome", "sequence", "added"), [("delivered", 3, []), ("lost", 2, [("d000",)])])
@@ -374,7 +383,7 @@ def test_what_was_delivered_is_not_exported_twice_and_what_was_lost_is(
     house: Any, taken: str, outcome: Any, sequence: int, added: list[tuple[str]], rows: Any
 ) -> None:
     settle(house.store, taken, "default", outcome)
-    assert export(house.store, taken, house.folder / "3").sequence == sequence
+    assert export(house.store, taken, house.folder / "3", activation=EverybodyAllowed()).sequence == sequence
     assert rows(house.folder / "3", "add") == added
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cohortium.client.audience import (
     AudienceStore,
+    EverybodyAllowed,
     Exclusions,
     IdList,
     Level,
@@ -62,7 +63,12 @@ def files(house: Any) -> Callable[[], set[str]]:
 
 def test_sizes_are_bands_and_levels_nest(house: Any, crowd: dict[str, float]) -> None:
     seen = preview(
-        house.scores(crowd), [NARROW, BROAD, custom_level(0.93)], origin=house.store.origin(), min_cell=100, today=TODAY
+        house.scores(crowd),
+        [NARROW, BROAD, custom_level(0.93)],
+        origin=house.store.origin(),
+        min_cell=100,
+        today=TODAY,
+        activation=EverybodyAllowed(),
     )
     assert [level.size for level in seen.levels] == ["200\u2013300", "500\u20131,000", "suppressed"]
     assert [level.level.name for level in seen.levels] == ["narrow", "broad", "custom"]
@@ -70,7 +76,14 @@ def test_sizes_are_bands_and_levels_nest(house: Any, crowd: dict[str, float]) ->
 
 def test_a_cut_off_is_a_member_s_score(house: Any) -> None:
     scores = {f"c{i}": 0.5 for i in range(100)} | {f"x{i}": float(np.nextafter(0.5, 0)) for i in range(900)}
-    (level,) = preview(house.scores(scores), [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY).levels
+    (level,) = preview(
+        house.scores(scores),
+        [BROAD],
+        origin=house.store.origin(),
+        min_cell=50,
+        today=TODAY,
+        activation=EverybodyAllowed(),
+    ).levels
     assert level.size == "100\u2013200"
     assert house.create(scores).audience.members == 100
 
@@ -78,7 +91,14 @@ def test_a_cut_off_is_a_member_s_score(house: Any) -> None:
 @pytest.mark.parametrize(("people", "shown"), [(0, "suppressed"), (119, "suppressed"), (120, "100\u2013200")])
 def test_a_size_below_the_minimum_cell_is_suppressed_and_never_0(house: Any, people: int, shown: str) -> None:
     scores = {f"c{i}": 0.9 for i in range(people)} | {f"x{i}": 0.1 for i in range(10)}
-    seen = preview(house.scores(scores), [BROAD], origin=house.store.origin(), min_cell=120, today=TODAY)
+    seen = preview(
+        house.scores(scores),
+        [BROAD],
+        origin=house.store.origin(),
+        min_cell=120,
+        today=TODAY,
+        activation=EverybodyAllowed(),
+    )
     assert seen.levels[0].size == shown
     assert (seen.seed, seen.suppressed, seen.not_allowed) == ("suppressed",) * 3
 
@@ -107,7 +127,15 @@ def test_a_preview_counts_as_create_chooses(house: Any, crowd: dict[str, float])
 def test_a_preview_writes_nothing(house: Any, crowd: dict[str, float], files: Callable[[], set[str]]) -> None:
     scores, listed = house.scores(crowd), IdList(house.csv("out.csv", id=["c0900"]))
     before = files()
-    preview(scores, [BROAD], origin=house.store.origin(), min_cell=50, suppression=[listed], today=TODAY)
+    preview(
+        scores,
+        [BROAD],
+        origin=house.store.origin(),
+        min_cell=50,
+        suppression=[listed],
+        today=TODAY,
+        activation=EverybodyAllowed(),
+    )
     assert files() == before
     assert list_audiences(house.store) == ()
 
@@ -115,9 +143,9 @@ def test_a_preview_writes_nothing(house: Any, crowd: dict[str, float], files: Ca
 def test_a_preview_needs_a_level_and_a_living_model(house: Any, crowd: dict[str, float]) -> None:
     scores = house.scores(crowd, labels={"expires": "2026-02-28"})
     with pytest.raises(DataError, match="no level to preview"):
-        preview(scores, [], origin=house.store.origin(), min_cell=50)
+        preview(scores, [], origin=house.store.origin(), min_cell=50, activation=EverybodyAllowed())
     with pytest.raises(RefusedError, match=r"the model expired on 2026-02-28 .* fix: run the campaign again"):
-        preview(scores, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY)
+        preview(scores, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY, activation=EverybodyAllowed())
 
 
 # --- create ----------------------------------------------------------------------------------------------------------
@@ -274,7 +302,9 @@ def test_an_id_that_was_scored_twice_is_refused_wherever_it_stands(house: Any, c
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]).replace_schema_metadata(table.schema.metadata), path)
     for call in (
         lambda: house.create(path),
-        lambda: preview(path, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY),
+        lambda: preview(
+            path, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY, activation=EverybodyAllowed()
+        ),
     ):
         with pytest.raises(DataError, match=r"scores\.parquet: column 'id' has an id more than once"):
             call()
@@ -299,7 +329,7 @@ def test_scores_that_change_while_they_are_read_are_refused(house: Any, crowd: d
 def test_a_refresh_chooses_anew_by_the_same_level(house: Any, crowd: dict[str, float]) -> None:
     old = house.create(crowd).audience
     moved = {i: 1 - score for i, score in crowd.items()}
-    new = refresh(house.store, old.id, house.scores(moved)).audience
+    new = refresh(house.store, old.id, house.scores(moved), activation=EverybodyAllowed()).audience
     assert (new.id, new.revision, new.level) == (old.id, 2, BROAD)
     assert house.members(new) == sorted(i for i, score in moved.items() if score >= 0.5)
     assert not house.store.members_file(old.id, 1).exists()
@@ -308,9 +338,9 @@ def test_a_refresh_chooses_anew_by_the_same_level(house: Any, crowd: dict[str, f
 def test_whoever_was_suppressed_once_stays_out(house: Any, crowd: dict[str, float]) -> None:
     first, second = (IdList(house.csv(f"{i}.csv", id=[i])) for i in ("c0990", "c0995"))
     made = house.create(crowd, suppression=[first]).audience
-    again = refresh(house.store, made.id, house.scores(crowd), suppression=[second])
+    again = refresh(house.store, made.id, house.scores(crowd), suppression=[second], activation=EverybodyAllowed())
     assert again.excluded.suppressed == 2
-    assert refresh(house.store, made.id, house.scores(crowd)).excluded.suppressed == 2
+    assert refresh(house.store, made.id, house.scores(crowd), activation=EverybodyAllowed()).excluded.suppressed == 2
 
 
 @pytest.mark.parametrize(
@@ -326,9 +356,11 @@ def test_scores_of_other_customers_are_refused(
     made = house.create(crowd).audience
     foreign = house.scores(crowd, labels=label)
     for call in (
-        lambda: preview(foreign, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY),
+        lambda: preview(
+            foreign, [BROAD], origin=house.store.origin(), min_cell=50, today=TODAY, activation=EverybodyAllowed()
+        ),
         lambda: house.create(foreign, name="b"),
-        lambda: refresh(house.store, made.id, foreign),
+        lambda: refresh(house.store, made.id, foreign, activation=EverybodyAllowed()),
     ):
         with pytest.raises(RefusedError, match=said):
             call()
@@ -348,12 +380,12 @@ def test_a_refresh_needs_the_same_model_an_active_audience_and_enough_members(
 ) -> None:
     made = house.create(crowd).audience
     with pytest.raises(RefusedError, match="the scores are of another model"):
-        refresh(house.store, made.id, house.scores(crowd, labels={"model": OTHER_MODEL}))
+        refresh(house.store, made.id, house.scores(crowd, labels={"model": OTHER_MODEL}), activation=EverybodyAllowed())
     with pytest.raises(RefusedError, match="fix: expire the audience and export its removal"):
-        refresh(house.store, made.id, house.scores(dict.fromkeys(crowd, 0.1)))
+        refresh(house.store, made.id, house.scores(dict.fromkeys(crowd, 0.1)), activation=EverybodyAllowed())
     with pytest.raises(RefusedError, match="no such audience"):
-        refresh(house.store, "aud-0", house.scores(crowd))
+        refresh(house.store, "aud-0", house.scores(crowd), activation=EverybodyAllowed())
     house.clock.pass_days(31)
     with pytest.raises(RefusedError, match="the audience has expired"):
-        refresh(house.store, made.id, house.scores(crowd))
+        refresh(house.store, made.id, house.scores(crowd), activation=EverybodyAllowed())
     assert house.store.audience(made.id).revision == 1

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cohortium.client.audience import (
     Contacts,
     Destination,
+    EverybodyAllowed,
     ExportRecord,
     PhoneRules,
     difference,
@@ -64,7 +65,7 @@ def engine() -> Iterator[Engine]:
     difference._ROWS_AT_ONCE = kept
 
 
-class Without:
+class Without(EverybodyAllowed):
     """Allows all but some."""
 
     def __init__(self, *ids: str) -> None:
@@ -102,16 +103,16 @@ def made(house: Any, crowd: dict[str, float]) -> str:
 
 
 def test_the_first_export_is_full_and_ordered_by_itself_not_by_score(house: Any, made: str, rows: Any) -> None:
-    done = export(house.store, made, house.folder / "out")
+    done = export(house.store, made, house.folder / "out", activation=EverybodyAllowed())
     assert (done.kind, done.sequence, done.state) == ("full", 1, "done")
     assert rows(house.folder / "out", "add") == [(f"c{i:03d}",) for i in range(200)]
     assert {p.name for p in (house.folder / "out").iterdir()} == {"add-000001.csv", "manifest.json"}
 
 
 def test_later_exports_hold_what_changed(house: Any, made: str, crowd: dict[str, float], rows: Any) -> None:
-    export(house.store, made, house.folder / "1")
-    refresh(house.store, made, house.scores(crowd | {"c000": 0.1, "x000": 0.9}))
-    done = export(house.store, made, house.folder / "2")
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    refresh(house.store, made, house.scores(crowd | {"c000": 0.1, "x000": 0.9}), activation=EverybodyAllowed())
+    done = export(house.store, made, house.folder / "2", activation=EverybodyAllowed())
     assert (done.kind, done.sequence) == ("delta", 2)
     assert rows(house.folder / "2", "add") == [("x000",)]
     assert rows(house.folder / "2", "remove") == [("c000",)]
@@ -121,16 +122,19 @@ def test_later_exports_hold_what_changed(house: Any, made: str, crowd: dict[str,
 
 
 def test_nothing_new_gives_a_manifest_without_rows(house: Any, made: str) -> None:
-    export(house.store, made, house.folder / "1")
-    done = export(house.store, made, house.folder / "2")
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    done = export(house.store, made, house.folder / "2", activation=EverybodyAllowed())
     assert (done.kind, done.sequence, done.files) == ("delta", 2, ())
     assert [p.name for p in (house.folder / "2").iterdir()] == ["manifest.json"]
 
 
 def test_every_destination_has_its_own_sequence(house: Any, made: str, contacts: Any) -> None:
-    export(house.store, made, house.folder / "1")
-    assert export(house.store, made, house.folder / "2", ADS, contacts=contacts()).kind == "full"
-    assert export(house.store, made, house.folder / "3").sequence == 2
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    assert (
+        export(house.store, made, house.folder / "2", ADS, contacts=contacts(), activation=EverybodyAllowed()).kind
+        == "full"
+    )
+    assert export(house.store, made, house.folder / "3", activation=EverybodyAllowed()).sequence == 2
     assert [(r.destination, r.sequence) for r in house.store.exports(made)] == [
         ("ads", 1),
         ("default", 1),
@@ -139,11 +143,11 @@ def test_every_destination_has_its_own_sequence(house: Any, made: str, contacts:
 
 
 def test_whoever_may_no_longer_be_activated_is_removed(house: Any, made: str, rows: Any) -> None:
-    export(house.store, made, house.folder / "1")
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
     export(house.store, made, house.folder / "2", activation=Without("c007"))
     assert rows(house.folder / "2", "remove") == [("c007",)]
     assert read_manifest(house.folder / "2").not_allowed == 1
-    export(house.store, made, house.folder / "3")
+    export(house.store, made, house.folder / "3", activation=EverybodyAllowed())
     assert rows(house.folder / "3", "add") == [("c007",)]
 
 
@@ -157,6 +161,7 @@ def test_identifiers_come_normalised_from_the_contacts(house: Any, made: str, co
         house.folder / "out",
         ADS,
         contacts=contacts(c000=None, c001=("nobody", "170"), c002=(None, "0170 1000002")),
+        activation=EverybodyAllowed(),
     )
     found = set(rows(house.folder / "out", "add"))
     assert (sha("c003@example.org"), "491701000003") in found
@@ -174,9 +179,16 @@ def test_contacts_are_matched_in_many_parts_as_in_one(
     house: Any, made: str, contacts: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = contacts(c000=None, c001=(None, None))
-    export(house.store, made, house.folder / "one", ADS, contacts=file)
+    export(house.store, made, house.folder / "one", ADS, contacts=file, activation=EverybodyAllowed())
     monkeypatch.setattr(difference, "_ROWS_AT_ONCE", 30)
-    export(house.store, made, house.folder / "many", Destination("b", ADS.columns, phones=ADS.phones), contacts=file)
+    export(
+        house.store,
+        made,
+        house.folder / "many",
+        Destination("b", ADS.columns, phones=ADS.phones),
+        contacts=file,
+        activation=EverybodyAllowed(),
+    )
     one, many = (read_manifest(house.folder / name) for name in ("one", "many"))
     assert rows(house.folder / "many", "add") == rows(house.folder / "one", "add")
     assert (
@@ -191,15 +203,22 @@ def test_contacts_are_matched_in_many_parts_as_in_one(
 
 
 def test_a_changed_identifier_removes_the_old_one(house: Any, made: str, contacts: Any, rows: Any) -> None:
-    export(house.store, made, house.folder / "1", ADS, contacts=contacts())
-    export(house.store, made, house.folder / "2", ADS, contacts=contacts(c005=("new@example.org", "0170 1000005")))
+    export(house.store, made, house.folder / "1", ADS, contacts=contacts(), activation=EverybodyAllowed())
+    export(
+        house.store,
+        made,
+        house.folder / "2",
+        ADS,
+        contacts=contacts(c005=("new@example.org", "0170 1000005")),
+        activation=EverybodyAllowed(),
+    )
     assert rows(house.folder / "2", "remove") == [(sha("c005@example.org"), None)]
     assert rows(house.folder / "2", "add") == [(sha("new@example.org"), "491701000005")]
 
 
 def test_a_contact_that_is_gone_is_removed_as_it_was_exported(house: Any, made: str, contacts: Any, rows: Any) -> None:
-    export(house.store, made, house.folder / "1", ADS, contacts=contacts())
-    export(house.store, made, house.folder / "2", ADS, contacts=contacts(c005=None))
+    export(house.store, made, house.folder / "1", ADS, contacts=contacts(), activation=EverybodyAllowed())
+    export(house.store, made, house.folder / "2", ADS, contacts=contacts(c005=None), activation=EverybodyAllowed())
     assert rows(house.folder / "2", "remove") == [(sha("c005@example.org"), "491701000005")]
 
 
@@ -207,12 +226,12 @@ def test_a_shared_identifier_stays_as_long_as_somebody_has_it(
     house: Any, made: str, crowd: dict[str, float], contacts: Any, rows: Any
 ) -> None:
     shared = contacts(c001=("c001@example.org", "0170 1000000"))  # c000's number
-    export(house.store, made, house.folder / "1", ADS, contacts=shared)
-    refresh(house.store, made, house.scores(crowd | {"c000": 0.1}))
-    export(house.store, made, house.folder / "2", ADS, contacts=shared)
+    export(house.store, made, house.folder / "1", ADS, contacts=shared, activation=EverybodyAllowed())
+    refresh(house.store, made, house.scores(crowd | {"c000": 0.1}), activation=EverybodyAllowed())
+    export(house.store, made, house.folder / "2", ADS, contacts=shared, activation=EverybodyAllowed())
     assert rows(house.folder / "2", "remove") == [(sha("c000@example.org"), None)]
-    refresh(house.store, made, house.scores(crowd | {"c000": 0.1, "c001": 0.1}))
-    export(house.store, made, house.folder / "3", ADS, contacts=shared)
+    refresh(house.store, made, house.scores(crowd | {"c000": 0.1, "c001": 0.1}), activation=EverybodyAllowed())
+    export(house.store, made, house.folder / "3", ADS, contacts=shared, activation=EverybodyAllowed())
     assert rows(house.folder / "3", "remove") == [(sha("c001@example.org"), "491701000000")]
 
 
@@ -262,7 +281,7 @@ def test_a_destination_that_applies_every_export_holds_exactly_the_members(
 
 @pytest.mark.parametrize(("max_rows", "sizes"), [(None, [200]), (200, [200]), (64, [64, 64, 64, 8]), (199, [199, 1])])
 def test_files_are_cut_after_so_many_rows(house: Any, made: str, max_rows: int | None, sizes: list[int]) -> None:
-    export(house.store, made, house.folder / "out", Destination(max_rows=max_rows))
+    export(house.store, made, house.folder / "out", Destination(max_rows=max_rows), activation=EverybodyAllowed())
     files = read_manifest(house.folder / "out").files
     assert [file.rows for file in files] == sizes
     assert [file.name for file in files] == [f"add-{n:06d}.csv" for n in range(1, len(sizes) + 1)]
@@ -283,7 +302,7 @@ def test_the_three_formats_hold_the_same_rows(house: Any, made: str, contacts: A
     found = {}
     for form in ("csv", "jsonl", "parquet"):
         to = Destination(form, PLAIN.columns, format=form)
-        export(house.store, made, house.folder / form, to, contacts=tricky)
+        export(house.store, made, house.folder / form, to, contacts=tricky, activation=EverybodyAllowed())
         (file,) = read_manifest(house.folder / form).files
         found[form] = read[form](house.folder / form / file.name)
     assert found["csv"] == found["jsonl"] == found["parquet"]
@@ -292,7 +311,7 @@ def test_the_three_formats_hold_the_same_rows(house: Any, made: str, contacts: A
 
 
 def test_the_manifest_says_whose_audience_it_is_and_when_it_ends(house: Any, made: str) -> None:
-    done = export(house.store, made, house.folder / "out", Destination("crm"))
+    done = export(house.store, made, house.folder / "out", Destination("crm"), activation=EverybodyAllowed())
     raw = json.loads((house.folder / "out" / "manifest.json").read_text())
     kept = house.store.audience(made)
     assert raw["schema"] == "cohortium.audience-export/1"
@@ -307,7 +326,7 @@ def test_the_manifest_says_whose_audience_it_is_and_when_it_ends(house: Any, mad
 
 def test_a_changed_folder_is_noticed(house: Any, made: str) -> None:
     folder = house.folder / "out"
-    export(house.store, made, folder)
+    export(house.store, made, folder, activation=EverybodyAllowed())
     manifest, file = folder / "manifest.json", folder / "add-000001.csv"
     kept = manifest.read_text()
     manifest.write_text(kept.replace('"rows": 200', '"rows": 199'))
@@ -339,7 +358,7 @@ def test_a_changed_folder_is_noticed(house: Any, made: str) -> None:
 )
 def test_a_manifest_that_no_export_writes_is_refused_in_one_line(house: Any, made: str, key: str, value: Any) -> None:
     folder = house.folder / "out"
-    export(house.store, made, folder)
+    export(house.store, made, folder, activation=EverybodyAllowed())
     raw = json.loads((folder / "manifest.json").read_text())
     (file,) = raw["files"]
     raw[key] = [{**file, "name": value}] if key == "files" else value
@@ -354,7 +373,7 @@ def test_a_manifest_that_no_export_writes_is_refused_in_one_line(house: Any, mad
 
 def test_exports_are_for_their_owner_alone(house: Any, made: str) -> None:
     folder = house.folder / "out"
-    export(house.store, made, folder)
+    export(house.store, made, folder, activation=EverybodyAllowed())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
@@ -366,11 +385,11 @@ def test_an_expired_audience_is_removed_everywhere_and_never_exported_again(
     house: Any, made: str, contacts: Any, rows: Any, applied: Any
 ) -> None:
     held: list[set[str]] = [set(), set()]
-    export(house.store, made, house.folder / "1", ADS, contacts=contacts())
+    export(house.store, made, house.folder / "1", ADS, contacts=contacts(), activation=EverybodyAllowed())
     applied(house.folder / "1", held)
     assert expire(house.store, made).removal_due == ("ads",)
     with pytest.raises(RefusedError, match="the audience has expired"):
-        export(house.store, made, house.folder / "2", ADS, contacts=contacts())
+        export(house.store, made, house.folder / "2", ADS, contacts=contacts(), activation=EverybodyAllowed())
     done = export_removal(house.store, made, house.folder / "2", "ads", max_rows=100)
     assert (done.kind, done.sequence, done.removal) == ("delta", 2, True)
     applied(house.folder / "2", held)
@@ -385,14 +404,14 @@ def test_an_expired_audience_is_removed_everywhere_and_never_exported_again(
 
 
 def test_the_last_day_ends_an_audience_without_a_command(house: Any, made: str) -> None:
-    export(house.store, made, house.folder / "1")
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
     with pytest.raises(RefusedError, match="the audience is active"):
         export_removal(house.store, made, house.folder / "2")
     house.clock.pass_days(30)
-    export(house.store, made, house.folder / "2")
+    export(house.store, made, house.folder / "2", activation=EverybodyAllowed())
     house.clock.pass_days(1)
     with pytest.raises(RefusedError, match="fix: create a new one, and export this one's removal"):
-        export(house.store, made, house.folder / "3")
+        export(house.store, made, house.folder / "3", activation=EverybodyAllowed())
     assert export_removal(house.store, made, house.folder / "3").sequence == 3
 
 
@@ -413,7 +432,7 @@ def refused(house: Any, call: Callable[[], ExportRecord], message: str) -> Cohor
 
 def test_a_destination_keeps_its_columns(house: Any, made: str, contacts: Any) -> None:
     file = contacts()
-    export(house.store, made, house.folder / "1", ADS, contacts=file)
+    export(house.store, made, house.folder / "1", ADS, contacts=file, activation=EverybodyAllowed())
     for other in (
         Destination("ads"),
         Destination("ads", (ADS.columns[0],)),
@@ -421,11 +440,18 @@ def test_a_destination_keeps_its_columns(house: Any, made: str, contacts: Any) -
     ):
         refused(
             house,
-            lambda other=other: export(house.store, made, house.folder / "2", other, contacts=file),
+            lambda other=other: export(
+                house.store, made, house.folder / "2", other, contacts=file, activation=EverybodyAllowed()
+            ),
             "earlier exports to this destination had other columns",
         )
     export(
-        house.store, made, house.folder / "2", Destination("ads", ADS.columns, "jsonl", 7, ADS.phones), contacts=file
+        house.store,
+        made,
+        house.folder / "2",
+        Destination("ads", ADS.columns, "jsonl", 7, ADS.phones),
+        contacts=file,
+        activation=EverybodyAllowed(),
     )
 
 
@@ -434,7 +460,7 @@ def test_contacts_must_be_given_and_name_everybody_once(house: Any, made: str, c
 
     def attempt(given: Contacts | None, columns: str = "email=mail:email") -> Callable[[], ExportRecord]:
         to = Destination("crm", (parse_column(columns),))
-        return lambda: export(house.store, made, out, to, contacts=given)
+        return lambda: export(house.store, made, out, to, contacts=given, activation=EverybodyAllowed())
 
     refused(house, attempt(None), "column 'email' needs contacts")
     twice = Contacts(house.csv("twice.csv", id=["c000", "c000"], mail=["a@b.org", "b@b.org"]))
@@ -455,22 +481,36 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(house: Any, made: 
     (tmp_path / ".new.partial" / "theirs").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "folder", "link"):
-        refused(house, lambda name=name: export(house.store, made, tmp_path / name), "exists")
-    refused(house, lambda: export(house.store, made, tmp_path / "new"), "is in the way")
-    refused(house, lambda: export(house.store, made, tmp_path / "file" / "new"), "fix: check space and permissions")
+        refused(
+            house, lambda name=name: export(house.store, made, tmp_path / name, activation=EverybodyAllowed()), "exists"
+        )
+    refused(house, lambda: export(house.store, made, tmp_path / "new", activation=EverybodyAllowed()), "is in the way")
+    refused(
+        house,
+        lambda: export(house.store, made, tmp_path / "file" / "new", activation=EverybodyAllowed()),
+        "fix: check space and permissions",
+    )
     assert (tmp_path / ".new.partial" / "theirs").read_text() == "mine"
     if os.geteuid():
         (tmp_path / "folder").chmod(0o500)
-        refused(house, lambda: export(house.store, made, tmp_path / "folder" / "new"), "Permission denied")
+        refused(
+            house,
+            lambda: export(house.store, made, tmp_path / "folder" / "new", activation=EverybodyAllowed()),
+            "Permission denied",
+        )
 
 
 def test_lists_that_were_changed_are_refused(house: Any, made: str) -> None:
-    export(house.store, made, house.folder / "1")
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
     for path in sorted(house.store.folder.glob("*.parquet")):
         kept = path.read_bytes()
         path.write_bytes(kept[:-1] + b"x")
         if "suppressed" not in path.name:
-            refused(house, lambda: export(house.store, made, house.folder / "2"), "is missing or was changed")
+            refused(
+                house,
+                lambda: export(house.store, made, house.folder / "2", activation=EverybodyAllowed()),
+                "is missing or was changed",
+            )
         path.write_bytes(kept)
 
 
@@ -492,4 +532,4 @@ def test_a_destination_is_valid_once_made(options: dict[str, Any], message: str)
 
 def test_a_second_export_waits(house: Any, made: str) -> None:
     with house.store.locked(), pytest.raises(OutputError, match="another command works on audiences"):
-        export(house.store, made, house.folder / "out")
+        export(house.store, made, house.folder / "out", activation=EverybodyAllowed())

@@ -38,13 +38,14 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-small, before = Resources("64MB", 1), peak()
+small, before, everybody = Resources("64MB", 1), peak(), EverybodyAllowed()
 now = datetime(2026, 3, 1, tzinfo=UTC)
 store = AudienceStore(open_store(folder / "node.sqlite"), folder / "audiences", lambda: now, origin=lambda: ORIGIN)
-preview(folder / "scores.parquet", [Level("broad", 0.5, 1.0)], origin=ORIGIN, min_cell=100, resources=small)
-made = create(store, folder / "scores.parquet", Level("broad", 0.5, 1.0), "a", min_cell=100, resources=small).audience
+options, broad = {"min_cell": 100, "resources": small, "activation": everybody}, Level("broad", 0.5, 1.0)
+preview(folder / "scores.parquet", [broad], origin=ORIGIN, **options)
+made = create(store, folder / "scores.parquet", broad, "a", **options).audience
 hashed = Destination(columns=(parse_column("id:sha256"),), max_rows=10_000)
-done = export(store, made.id, folder / "out", hashed, resources=small)
+done = export(store, made.id, folder / "out", hashed, resources=small, activation=everybody)
 print(json.dumps({"grown": peak() - before, "files": len(done.files)}))
 """
 """Previews, creates and exports everybody, hashed, with 64 MB for the private database; megabytes above the start.

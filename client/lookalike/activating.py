@@ -1,0 +1,179 @@
+"""An institution's own say about its audiences: who of its customers may be in one, and whether it may go out.
+
+An export goes out when, on that day, all of this holds:
+
+- others have witnessed the log entry of every release of the node, the last ones too;
+- two reviewers of two functions approved a case about this model, this level and these documents: the model card, which
+  is made anew from the model, the fairness audit of it, the data protection impact assessment, and the decision that
+  admitted the campaign here;
+- the rules in force admit the activation, on facts of plan, charter, consent, ledger, audit and review.
+
+The decision stands in the audit log before the first row is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from cohortium.client.audience.activation import Clearance
+from cohortium.client.audience.store import Audience
+from cohortium.client.node import NodeBooks
+from cohortium.client.people import AuditModels
+from cohortium.client.store import Approval
+from cohortium.governance.consent import Snapshot
+from cohortium.governance.evidence import ModelCard, model_card
+from cohortium.governance.fairness import FairnessResult
+from cohortium.governance.review import (
+    Case,
+    ReviewStore,
+    Standing,
+    document_digest,
+    require_approved,
+    review_facts,
+)
+from cohortium.governance.rules import Facts
+from cohortium.privacy.ledger import open_store
+from cohortium.study.errors import RefusedError
+from cohortium.study.model import LookalikeModel, Model
+
+__all__ = ["REVIEW_FILE", "GovernedActivation", "campaign_card"]
+
+REVIEW_FILE = "review.sqlite"
+
+_PLACE = "review"
+_OPEN = "open one with `cohortium review open`, and have it signed"
+
+
+@dataclass(frozen=True)
+class GovernedActivation:
+    """See `client.audience.Activation`.
+
+    Args:
+        folder: the node's state folder.
+        institution: the node's name.
+        books: opens what it approved, logged and decides.
+        models: that it holds.
+        approval: of the campaign's plan.
+        snapshot: whom consents allow; None where none are kept, in a simulation.
+        now: the time (UTC); a seam for tests.
+    """
+
+    folder: Path
+    institution: str
+    books: Callable[[], NodeBooks]
+    models: AuditModels
+    approval: Approval
+    snapshot: Snapshot | None
+    now: Callable[[], datetime] = lambda: datetime.now(UTC).replace(microsecond=0)
+
+    def allowed(self, ids: Sequence[str]) -> NDArray[np.bool_]:
+        """See `Activation`."""
+        if self.snapshot is None:
+            return np.ones(len(ids), dtype=np.bool_)
+        return self.snapshot.allowed(np.asarray(ids, dtype=np.str_))
+
+    def cleared(self, audience: Audience, destination: str, sequence: int) -> Clearance | None:
+        """See `Activation`."""
+        books = self.books()
+        if books.governance.is_simulated:
+            return None
+        plan, charter = self.approval.plan, self.approval.charter
+        books.log.require_witnessed(plan.digest)
+        model = self.models.campaign(audience.model, f"{audience.id}: model")
+        case, result, found, head = self._reviewed(books, model, audience)
+        entry: dict[str, str | int] = {
+            "audience": audience.id,
+            "model": audience.model,
+            "level": audience.level.name,
+            "destination": destination,
+            "sequence": sequence,
+            "case": case.digest,
+            "statement": head,
+        }
+        reviewed = Facts.of(review_facts(found), f"case {case.name}")
+        decision = books.governance.activate(plan, charter, entry, self._audit_facts(result, found), reviewed)
+        return Clearance(decision=decision.id, case=case.digest)
+
+    def _reviewed(
+        self, books: NodeBooks, model: Model[LookalikeModel], audience: Audience
+    ) -> tuple[Case, FairnessResult, Standing, str]:
+        """The approved case of the audience, its audit, how it stands, and the digest of its last statement."""
+        path = self.folder / REVIEW_FILE
+        if not path.exists():
+            raise RefusedError("no audience is before the reviewers", place=_PLACE, fix=_OPEN)
+        engine = open_store(path, create=False)
+        try:
+            store = ReviewStore(engine)
+            case, result = self._case(store, audience)
+            self._check_documents(books, store, case, result, model)
+            now = self.now()
+            require_approved(store, case.subject, self.approval.charter, now, institution=self.institution)
+            return case, result, store.standing(case.name, self.approval.charter, now), store.head(case.name)
+        finally:
+            engine.dispose()
+
+    def _case(self, store: ReviewStore, audience: Audience) -> tuple[Case, FairnessResult]:
+        """The newest case about that model and level, approved or not."""
+        for case in reversed(store.cases()):
+            if (case.kind, case.institution) != ("audience_export", self.institution):
+                continue
+            result = _fairness(store, case)
+            if result is not None and (result.audited, result.level) == (audience.model, audience.level.name):
+                return case, result
+        raise RefusedError(
+            f"no audience of level '{audience.level.name}' of this model is before the reviewers",
+            place=_PLACE,
+            fix=f"have that level audited, and {_OPEN}",
+        )
+
+    def _check_documents(
+        self, books: NodeBooks, store: ReviewStore, case: Case, result: FairnessResult, model: Model[LookalikeModel]
+    ) -> None:
+        """The card is the model's, and the decision is the one that admitted the campaign here."""
+        if case.subject.card != campaign_card(model, result).digest:
+            raise _not("card", case, "the card of this model and audit")
+        decided = books.store.decisions(self.approval.plan.digest)
+        admissions = {one.id for one, _ in decided if one.admitted and one.stage == "admission"}
+        if case.subject.decision not in admissions:
+            raise _not("policy decision", case, "one that admitted the campaign here")
+        dpia = store.document(case, "dpia")
+        if dpia.get("outcome") not in ("approve", "conditionally approve"):
+            raise _not("impact assessment", case, "one that came to an approval")
+
+    def _audit_facts(self, result: FairnessResult, found: Standing) -> Facts:
+        attributes = {name for metric in result.metrics for name in metric.attributes}
+        return Facts.of(
+            {
+                "audit.verdict": "waived_four_eyes" if found.waived else result.verdict,
+                "audit.age_days": (self.now().date() - result.made).days,
+                "audit.fairness_ref": result.digest,
+                "audit.protected_attributes": len(attributes),
+                "audit.attributes_isolated": True,
+            },
+            f"fairness audit {result.digest}",
+        )
+
+
+def campaign_card(model: Model[LookalikeModel], audit: FairnessResult) -> ModelCard:
+    """The card under a case about an audience: of the campaign's model and that one audit."""
+    return model_card(model, (audit,))
+
+
+def _fairness(store: ReviewStore, case: Case) -> FairnessResult | None:
+    document = store.document(case, "audit")
+    try:
+        result = FairnessResult.model_validate(document)
+    except ValidationError:
+        return None  # a document of another kind stands for nothing here
+    return result if document_digest(document) == result.digest else None
+
+
+def _not(what: str, case: Case, wanted: str) -> RefusedError:
+    return RefusedError(f"the {what} of case '{case.name}' is not {wanted}", place=_PLACE, fix=_OPEN)
