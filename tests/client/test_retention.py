@@ -28,6 +28,8 @@ from cohortium.client.node import NodeIdentity, create_node, identity_key, open_
 from cohortium.client.retention import OBLIGATIONS_FILE, Owed, Retained, close, extend, owed, record_event, retain
 from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.consent import ConsentSignal, ConsentStore, Entry, RecordTemplate
+from cohortium.governance.obligations import ObligationRegister
+from cohortium.governance.rules import Facts, evaluate, load_packs
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.charter import parse_charter
@@ -360,15 +362,25 @@ def test_what_people_are_owed_is_listed_from_the_consent_store_and_kept_there(re
     store.close()
 
 
-def test_a_pack_with_a_shorter_clock_makes_people_s_obligations_due_earlier(folder: Path) -> None:
-    (folder / GOVERNANCE_FILE).write_text(declared("eu", "br"), encoding="utf-8")
-    with open_records(folder) as records:
-        retain(records, NOW)
-        store = retention.open_consent(folder)
-        assert store is not None
-        store.withdraw("person-001")
-        store.close()
-        assert one(owed(records, NOW), "consent:leave-out-of-rounds:61").state == "due soon"
+def test_a_pack_with_a_shorter_clock_makes_people_s_obligations_due_earlier(records: NodeRecords) -> None:
+    retain(records, NOW)
+    packs = load_packs(["br"])
+    clean = Facts.of({name: value for pack in packs for name, value in pack.sheet.items()}, "the packs' sheets")
+    engine = open_store(records.folder / OBLIGATIONS_FILE)
+    ObligationRegister(engine).owe(evaluate(packs, clean, "admission", TODAY), MODEL, TODAY)
+    engine.dispose()
+    store = retention.open_consent(records.folder)
+    assert store is not None
+    store.withdraw("person-001")
+    (opened,) = {one.opened_at for one in store.open_obligations()}
+    store.close()
+    at = datetime.fromtimestamp(opened, UTC)
+    rounds = one(owed(records, at + timedelta(seconds=1)), "consent:leave-out-of-rounds:61")
+    assert (rounds.state, rounds.due) == ("overdue", at)
+    assert [rule.split()[0] for rule in rounds.rules[1:]] == ["EU-GDPR-7-3", "BR-LGPD-8-5"]
+    told = one(owed(records, at), "consent:tell-recipients:61")
+    assert told.due == at + timedelta(days=7), "our own limit is before the 15 days of the pack"
+    assert [rule.split()[0] for rule in told.rules[1:]] == ["BR-LGPD-8-5"]
 
 
 def test_erasures_open_one_obligation_about_models(records: NodeRecords) -> None:
