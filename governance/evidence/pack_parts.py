@@ -84,7 +84,6 @@ class PackedCharge(Agreed):
     """A charge of the ledger; integers that can pass 2^53 are written as text."""
 
     sequence: _Count
-    charged_at: str
     plan: Digest
     run: str
     phase: str
@@ -238,7 +237,6 @@ def _packed(charge: Charge) -> PackedCharge:
     slot, share = charge.slot, charge.share
     return PackedCharge(
         sequence=charge.sequence,
-        charged_at=charge.charged_at,
         plan=slot.plan,
         run=slot.run,
         phase=slot.phase,

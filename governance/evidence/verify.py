@@ -48,8 +48,8 @@ def verify_pack(path: Path, charter: Charter) -> Findings:
     logs = read_logs(content, charter)
     found = [*_check_pack(pack, content, unreadable, charter, logs)]
     found += check_logs(content, charter, logs, everything=pack.manifest.plans is None)
-    found += check_charges(content, logs.proven)
-    found += check_papers(content, charter, logs.proven)
+    found += check_charges(content, logs)
+    found += check_papers(content, charter, logs)
     order = {check: place for place, check in enumerate(CHECKS)}
     found.sort(key=lambda one: order[one.check])
     return Findings(pack.manifest.signer, len(pack.names), None, tuple(found))

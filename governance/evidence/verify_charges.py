@@ -8,7 +8,7 @@ from functools import partial
 from cohortium.governance.evidence.pack_parts import LoggedEntry, PackedCharge, PlanSpend
 from cohortium.governance.evidence.verify_content import Content, Party
 from cohortium.governance.evidence.verify_finding import Check, Finding, NothingToCheckError, judged, nothing, wrong
-from cohortium.governance.evidence.verify_logs import ProvenLog
+from cohortium.governance.evidence.verify_logs import Logs
 from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent, price
 from cohortium.privacy.release import consent_commitment
 from cohortium.privacy.sharing import noise_share
@@ -20,7 +20,7 @@ _NO_RULES = "none"
 _NEAR = 1e-9  # relative: what another machine's last digits may make of the same sums
 
 
-def check_charges(content: Content, logs: Mapping[str, ProvenLog]) -> Iterator[Finding]:
+def check_charges(content: Content, logs: Logs) -> Iterator[Finding]:
     """All findings about charges, epsilon, decisions and consent, for every institution."""
     institutions = [party for party in content.parties.values() if party.institution is not None]
     looks: dict[Check, Callable[[Party], str | None]] = {
@@ -36,7 +36,7 @@ def check_charges(content: Content, logs: Mapping[str, ProvenLog]) -> Iterator[F
             yield judged(check, party.name, partial(look, party))
 
 
-def _charges(party: Party, logs: Mapping[str, ProvenLog], plans: Mapping[str, Plan]) -> str | None:
+def _charges(party: Party, logs: Logs, plans: Mapping[str, Plan]) -> str | None:
     """Charges and `release` entries match one to one, and each costs what its question costs."""
     releases = _releases(party, logs)
     charges = {} if party.ledger is None else {one.sequence: one for one in party.ledger.charges}
@@ -105,7 +105,7 @@ def _plan_epsilon(stated: PlanSpend, count: int, spent: Spend, plans: Mapping[st
         raise wrong(f"plan '{plan.name}': epsilon {stated.epsilon:g} is stated, and the charges come to {epsilon:g}")
 
 
-def _decisions(party: Party, logs: Mapping[str, ProvenLog]) -> str | None:
+def _decisions(party: Party, logs: Logs) -> str | None:
     """Every release names a decision that admitted its run before, and the decision is there with its facts."""
     releases = _releases(party, logs)
     if not releases:
@@ -116,7 +116,7 @@ def _decisions(party: Party, logs: Mapping[str, ProvenLog]) -> str | None:
             raise wrong(f"decision {_short(digest)} rests on other facts than those beside it")
     admissions = {
         (one.entry.get("plan"), one.entry.get("run"), one.entry.get("decision")): one
-        for one in logs[party.name].of_event("admission")
+        for one in logs.proven[party.name].of_event("admission")
         if one.entry.get("admitted") == "true"
     }
     used = set()
@@ -140,7 +140,7 @@ def _decisions(party: Party, logs: Mapping[str, ProvenLog]) -> str | None:
     return f"{len(ruled)} decisions to admit, with their facts"
 
 
-def _consent(party: Party, logs: Mapping[str, ProvenLog]) -> str | None:
+def _consent(party: Party, logs: Logs) -> str | None:
     """Roots and salts open the commitments in the log entries."""
     releases = _releases(party, logs)
     openings = {} if party.consent is None else {one.charge: one for one in party.consent.openings}
@@ -158,12 +158,10 @@ def _consent(party: Party, logs: Mapping[str, ProvenLog]) -> str | None:
     return f"{len(releases)} commitments open, to {roots} snapshots"
 
 
-def _releases(party: Party, logs: Mapping[str, ProvenLog]) -> dict[int, LoggedEntry]:
+def _releases(party: Party, logs: Logs) -> dict[int, LoggedEntry]:
     """The `release` entries of a party's proven log by the number of their charge."""
-    log = logs.get(party.name)
+    log = logs.of(party.name)
     if log is None:
-        if party.log is not None:
-            raise wrong("the log itself does not hold")
         return {}
     found: dict[int, LoggedEntry] = {}
     for one in log.of_event("release"):

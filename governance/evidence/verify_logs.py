@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +30,7 @@ from cohortium.governance.log.merkle import EMPTY_ROOT, verify_consistency
 from cohortium.study.charter import Charter
 from cohortium.study.errors import CohortiumError
 
-__all__ = ["Logs", "ProvenLog", "check_logs", "read_logs"]
+__all__ = ["Logs", "ProvenLog", "check_logs", "cosigned_at", "read_logs"]
 
 _OF_RUNS = ("admission", "release", "question", "released")
 _OF_LOGS: tuple[Check, ...] = ("checkpoints", "log entries", "cosignatures")
@@ -69,6 +70,12 @@ class Logs:
     proven: Mapping[str, ProvenLog]
     errors: Mapping[str, CohortiumError]
 
+    def of(self, name: str) -> ProvenLog | None:
+        """A party's log; None where it is not in the pack, `DataError` where it does not hold."""
+        if name in self.errors:
+            raise wrong(f"the log of {name} itself does not hold")
+        return self.proven.get(name)
+
 
 def read_logs(content: Content, charter: Charter) -> Logs:
     """Every log's checkpoints and entries; the charter pins the keys."""
@@ -89,6 +96,20 @@ def read_logs(content: Content, charter: Charter) -> Logs:
 def _closed_runs(logs: Iterable[ProvenLog]) -> set[tuple[str, str]]:
     """Plan and run of what was released: the last exchange of cosignatures was part of it."""
     return {(str(one.entry.get("plan")), str(one.entry.get("run"))) for log in logs for one in log.of_event("released")}
+
+
+def cosigned_at(content: Content, charter: Charter) -> Iterator[int]:
+    """POSIX times of the cosignatures that hold."""
+    for party in content.parties.values():
+        if party.log is None or party.log.cosigned is None:
+            continue
+        with suppress(CohortiumError):
+            quorum = quorum_for(charter, party.institution)
+            quorum.cosigners(party.log.cosigned)  # whatever known keys signed holds, or this raises
+            known = {(one.name, one.key_id) for one in quorum.witnesses.values()}
+            for signature in parse_note(party.log.cosigned).signatures:
+                if (signature.name, signature.key_id) in known:
+                    yield int.from_bytes(signature.value[:8], "big")
 
 
 def check_logs(content: Content, charter: Charter, logs: Logs, *, everything: bool) -> Iterator[Finding]:

@@ -10,9 +10,9 @@ from typing import Any
 from cohortium.governance.evidence.pack_parts import LoggedEntry
 from cohortium.governance.evidence.verify_content import ATTACK_AUDIT, Content, Party, ReleasedDocument, ReviewedCase
 from cohortium.governance.evidence.verify_finding import NOT_THERE, Finding, NothingToCheckError, judged, nothing, wrong
-from cohortium.governance.evidence.verify_logs import ProvenLog
+from cohortium.governance.evidence.verify_logs import Logs, ProvenLog, cosigned_at
 from cohortium.governance.fairness import FAIRNESS_SCHEMA, FairnessResult
-from cohortium.governance.log import COORDINATOR, parse_note
+from cohortium.governance.log import COORDINATOR
 from cohortium.governance.review import PARTS, document_digest, standing
 from cohortium.study.bundle import Bundle, ReleaseRecord
 from cohortium.study.charter import Charter
@@ -23,17 +23,18 @@ from cohortium.study.model import LookalikeModel
 __all__ = ["check_papers", "time_of"]
 
 _ATTACK_AUDIT = "cohortium.privacy-audit/1"
+_MAX_TIME = 2**37  # seconds: somewhere in the year 6325
 _SLOT = ("plan", "run", "phase", "step", "attempt", "question")
 
 
-def check_papers(content: Content, charter: Charter, logs: Mapping[str, ProvenLog]) -> Iterator[Finding]:
+def check_papers(content: Content, charter: Charter, logs: Logs) -> Iterator[Finding]:
     """All findings about contributions, releases, reviews, exports and audits."""
     yield judged("contributions", "", partial(_contributions, content, logs))
     yield judged("released", "", partial(_released, content, logs))
     cases = [(party, case) for party in content.parties.values() for case in party.cases]
     if not cases:
         yield judged("reviews", "", nothing)
-    now = time_of(content)
+    now = time_of(content, charter)
     for party, case in cases:
         about = f"{party.name}: {case.file.case.name}"
         yield judged("reviews", about, partial(_case, party, case, charter, now))
@@ -42,28 +43,24 @@ def check_papers(content: Content, charter: Charter, logs: Mapping[str, ProvenLo
     yield judged("attack audit", ATTACK_AUDIT, partial(_attack_audit, content.attack_audit))
 
 
-def time_of(content: Content) -> datetime:
-    """The newest time that anything in a pack bears: cosignatures, charges, statements. UTC, whole seconds."""
-    times = [0.0]
+def time_of(content: Content, charter: Charter) -> datetime:
+    """The newest time that a cosignature or a statement in a pack bears. UTC, whole seconds."""
+    times = [0, *cosigned_at(content, charter)]
     for party in content.parties.values():
-        times += [_seconds(charge.charged_at) for charge in (party.ledger.charges if party.ledger else ())]
-        times += [said.statement.at.timestamp() for case in party.cases for said in case.file.statements]
-        times += [case.file.case.opened_at.timestamp() for case in party.cases]
-        if party.log is not None and party.log.cosigned is not None:
-            signatures = parse_note(party.log.cosigned).signatures
-            times += [int.from_bytes(one.value[:8], "big") for one in signatures if len(one.value) == 72]
-    return datetime.fromtimestamp(int(min(max(times), 253402300799)), UTC)
+        times += [int(said.statement.at.timestamp()) for case in party.cases for said in case.file.statements]
+        times += [int(case.file.case.opened_at.timestamp()) for case in party.cases]
+    return datetime.fromtimestamp(min(max(times), _MAX_TIME), UTC)
 
 
-def _contributions(content: Content, logs: Mapping[str, ProvenLog]) -> str | None:
+def _contributions(content: Content, logs: Logs) -> str | None:
     """Every leaf that a question of the coordinator's log names is an entry of that institution, of that question."""
-    asked = _coordinator(content, logs)
+    asked = logs.of(COORDINATOR)
     if asked is None:
         return None
     found = absent = 0
     for one in asked.of_event("question"):
         for name, leaf, decision in _named(one):
-            log = logs.get(name)
+            log = logs.of(name)
             if log is None:
                 absent += 1
                 continue
@@ -90,9 +87,9 @@ def _named(question: LoggedEntry) -> list[tuple[str, str, str]]:
     return [(name, str(one["leaf"]), str(one["decision"])) for name, one in given.items()]
 
 
-def _released(content: Content, logs: Mapping[str, ProvenLog]) -> str | None:
+def _released(content: Content, logs: Logs) -> str | None:
     """Digests are those of the coordinator's log, and every question behind a document was logged and paid."""
-    asked = _coordinator(content, logs)
+    asked = logs.of(COORDINATOR)
     if asked is None and not content.released:
         return None
     if asked is None:
@@ -102,7 +99,7 @@ def _released(content: Content, logs: Mapping[str, ProvenLog]) -> str | None:
         if digest not in entries:
             raise wrong("was not released by any run that the coordinator's log shows here", place)
         _same_release(place, document, entries[digest])
-        _paid(place, document, asked, logs)
+        _paid(place, document, asked, logs.proven)
     if not content.released:
         raise NothingToCheckError("the documents that the log names")
     missing = len(set(entries) - set(content.released))
@@ -155,13 +152,20 @@ def _case(party: Party, case: ReviewedCase, charter: Charter, now: datetime) -> 
     return f"{found.state} on {now:%Y-%m-%d}: {'; '.join(found.reasons)}{left}"
 
 
-def _check_activations(content: Content, charter: Charter, logs: Mapping[str, ProvenLog]) -> Iterator[Finding]:
-    exports = [(name, one) for name, log in logs.items() for one in log.of_event("activation")]
-    if not exports:
+def _check_activations(content: Content, charter: Charter, logs: Logs) -> Iterator[Finding]:
+    broken = sorted(set(logs.errors) - {COORDINATOR})
+    for name in broken:
+        yield judged("activations", name, partial(_broken, name, logs))
+    exports = [(name, one) for name, log in logs.proven.items() for one in log.of_event("activation")]
+    if not exports and not broken:
         yield judged("activations", "", nothing)
     for name, one in exports:
         about = f"{name}: entry {one.index}"
         yield judged("activations", about, partial(_activation, content, content.parties[name], one, charter))
+
+
+def _broken(name: str, logs: Logs) -> None:
+    logs.of(name)
 
 
 def _activation(content: Content, party: Party, one: LoggedEntry, charter: Charter) -> str:
@@ -255,17 +259,3 @@ def _flags(found: object, name: str) -> list[tuple[str, bool]]:
     ):
         raise wrong("does not hold together")
     return [(f"{name} {one[name]}", one["flagged"]) for one in found]
-
-
-def _coordinator(content: Content, logs: Mapping[str, ProvenLog]) -> ProvenLog | None:
-    party = content.parties.get(COORDINATOR)
-    if party is not None and party.log is not None and COORDINATOR not in logs:
-        raise wrong("the coordinator's log itself does not hold")
-    return logs.get(COORDINATOR)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0

@@ -1,0 +1,553 @@
+"""Packs of a small governed run: what verification says of them, and of packs that an insider put together wrongly.
+
+Whoever tampers here holds the coordinator's key, so that every altered pack is genuinely signed.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cohortium.cli.evidence_sources import of_node, of_runs
+from cohortium.client.onboarding import parse_source
+from cohortium.client.store import NodeStore
+from cohortium.governance.evidence.pack import MANIFEST, MANIFEST_SIGNATURE, Manifest, Source, write_pack
+from cohortium.governance.evidence.pack_container import layout
+from cohortium.governance.evidence.pack_log import read_log
+from cohortium.governance.evidence.verify import CHECKS, Findings, verify_pack
+from cohortium.governance.fairness import FairnessResult
+from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin, parse_note, quorum_for
+from cohortium.governance.review import ReviewStore, Terms, open_case, read_identity, sign_statement
+from cohortium.governance.rules import Decision
+from cohortium.privacy.ledger import open_store
+from cohortium.simulations.governed import SimulatedGovernance
+from cohortium.simulations.run_folder import SimulationOrder
+from cohortium.simulations.sources import own_data
+from cohortium.simulations.study import simulate
+from cohortium.study.bundle import Bundle
+from cohortium.study.canonical import canonical_bytes
+from cohortium.study.charter import Charter, enrol_reviewer, parse_charter, prove_possession
+from cohortium.study.plans import load_plan
+
+NAMES = ("north", "south", "west")
+NORTH = "parties/north/"
+CONTRACT = """
+schema = "cohortium.contract/1"
+name = "small"
+purposes = ["CustomerSegmentation"]
+[window]
+start = 2024-01-01
+end = 2025-01-01
+[[tables]]
+name = "people"
+kind = "customers"
+customer = "id"
+"""
+FEATURE = """
+[[features]]
+name = "{0}"
+table = "people"
+kind = "numeric"
+column = "{0}"
+low = 0
+high = 40
+missing = 0
+block = "behaviour"
+"""
+PLAN = """
+schema = "cohortium.plan/1"
+name = "small"
+purpose = "CustomerSegmentation"
+lawful_basis = "consent"
+regions = ["EU"]
+contract = "contract.toml"
+expires = 2099-12-31
+trust = "distributed"
+epsilon = 1.0
+delta = 1e-6
+min_institutions = 3
+min_cell = 50
+[segments]
+k = 2
+[shares]
+marginals = 20
+clustering = 60
+profiles = 20
+rfm = 0
+"""
+Docs = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run, its pack's documents, and the key that signed it."""
+
+    out: Path
+    charter: Charter
+    docs: Docs
+    key: Ed25519PrivateKey
+    bundle: Bundle
+
+    @property
+    def plan(self) -> str:
+        return self.bundle.plan.digest
+
+    def verified(self, docs: Docs, place: Path, plans: list[str] | None = None) -> Findings:
+        sources = [Source(name, data) for name, data in docs.items()]
+        signer = log_origin(self.charter.name)
+        wanted = plans if plans is not None else [self.plan]
+        write_pack(place, sources, federation=self.charter.name, signer=signer, key=self.key, plans=wanted)
+        return verify_pack(place, self.charter)
+
+
+def failed(found: Findings) -> set[str]:
+    return {one.check for one in found.findings if one.status == "failed"}
+
+
+def messages(found: Findings) -> str:
+    return "\n".join(f"{one.check} {one.about}: {one.message}" for one in found.findings)
+
+
+def simulated(folder: Path) -> SimulationOrder:
+    rng = np.random.default_rng(1)
+    (folder / "contract.toml").write_text(CONTRACT + "".join(FEATURE.format(name) for name in ("visits", "spend")))
+    (folder / "plan.toml").write_text(PLAN)
+    rows = np.clip(rng.normal([[10, 30], [30, 10]], 3, (450, 2, 2)), 0, 40).reshape(-1, 2).round(2)
+    lines = [f"someone-{at:04d},{NAMES[at % 3]},{row[0]},{row[1]}" for at, row in enumerate(rows)]
+    (folder / "people.csv").write_text("\n".join(["id,region,visits,spend", *lines]) + "\n")
+    plan, contract = load_plan(folder / "plan.toml")
+    data = own_data({"people": parse_source(str(folder / "people.csv"))}, "region", contract)
+    governance = SimulatedGovernance(regions=("EU", "EU", "UK"))
+    return SimulationOrder(plan, contract, data, folder / "out", governance=governance, lifetime_epsilon=3.0)
+
+
+def reviewed(out: Path, charter: Charter, bundle: Bundle, admission: Decision, activation: Decision) -> Charter:
+    """North's two reviewers approve a case about the bundle, and an export is logged. The charter with the two."""
+    home = out / "institutions" / "north"
+    identity, now = read_identity(home / "identity.pem"), datetime.now(UTC).replace(microsecond=0)
+    keys = {name: Ed25519PrivateKey.from_private_bytes(name.ljust(32).encode()) for name in ("privacy", "risk")}
+    asked = [prove_possession(charter.name, f"p-{name}", "north", name, key) for name, key in keys.items()]  # type: ignore[arg-type]
+    enrolled = charter.with_reviewers([enrol_reviewer(charter.name, one, identity) for one in asked])
+    papers: Any = {
+        "card": {"model": bundle.digest},
+        "audit": {"audited": bundle.digest, "level": "wide"},
+        "dpia": {"outcome": "approve"},
+        "decision": admission.to_json(),
+    }
+    who = {"federation": charter.name, "institution": "north", "owner": "p-8", "builders": ["p-9"]}
+    what = {"name": "spring-1", "kind": "audience_export", "about": "spring", "purpose": "Marketing"}
+    case = open_case(papers, {}, **who, **what, opened_at=now)
+    engine = open_store(home / "review.sqlite")
+    store = ReviewStore(engine)
+    store.open(case, papers)
+    for person, key in zip(enrolled.reviewers, keys.values(), strict=True):
+        terms = Terms(expires=now.date() + timedelta(days=30))
+        said = sign_statement(case, store.head(case.name), person, key, "approve", terms, now)
+        store.add(case.name, said, enrolled, now)
+    entry = {
+        "event": "activation",
+        "plan": bundle.plan.digest,
+        "audience": "a-1",
+        "model": bundle.digest,
+        "level": "wide",
+        "destination": "csv",
+        "sequence": 0,
+        "case": case.digest,
+        "statement": store.head(case.name),
+        "decision": activation.id,
+        "admitted": "true",
+    }
+    engine.dispose()
+    log_of(out, charter, "north").append([entry])
+    return enrolled
+
+
+def log_of(out: Path, charter: Charter, name: str) -> AuditLog:
+    home, origin = out / "institutions" / name, log_origin(charter.name, name)
+    key = read_identity(home / "identity.pem")
+    return AuditLog(open_store(home / "log.sqlite"), origin, Ed25519Signer(origin, key))
+
+
+def edited(docs: Docs, name: str, change: Callable[[Any], Any]) -> Docs:
+    """The documents with one of them changed, and written as it has to be."""
+    held = json.loads(docs[name])
+    change(held)
+    return {**docs, name: canonical_bytes(held)}
+
+
+def with_activation(docs: Docs, plan: str, activation: Decision, facts: Any) -> Docs:
+    """The log's entry is made by hand, and so is the decision that it names."""
+    decided = {"plan": plan, "decision": activation.to_json(), "facts": facts}
+    return edited(docs, f"{NORTH}decisions.json", lambda held: held["decisions"].append(decided))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("evidence")
+    bundle = simulate(simulated(folder), lambda _: None).bundle
+    out = folder / "out"
+    charter = parse_charter(json.loads((out / "charter.json").read_bytes()))
+    engine = open_store(out / "institutions" / "north" / "node.sqlite", read_only=True)
+    ((admission, facts),) = NodeStore(engine).decisions(bundle.plan.digest)
+    engine.dispose()
+    activation = Decision.model_validate({**admission.to_json(), "stage": "activation"})
+    enrolled = reviewed(out, charter, bundle, admission, activation)
+    gathered = of_runs([out], None)
+    docs = {name: content(one) for name, one in gathered.documents.items()}
+    docs = with_activation(docs, bundle.plan.digest, activation, facts.to_json())
+    return Scene(out, enrolled, docs, gathered.key, bundle)
+
+
+def content(source: Source) -> bytes:
+    return source.content if isinstance(source.content, bytes) else source.content.read_bytes()
+
+
+def test_the_pack_of_a_run_is_verified(scene: Scene, tmp_path: Path) -> None:
+    found = scene.verified(scene.docs, tmp_path / "pack.zip")
+    assert found.passed, messages(found)
+    absent = {one.check for one in found.findings if one.status == "absent"}
+    assert absent == {"fairness", "attack audit"}
+    assert {one.check for one in found.findings} == set(CHECKS)
+    assert all("not in this pack" in one.message for one in found.findings if one.status == "absent")
+    said = messages(found)
+    for part in (
+        "charter : another edition of 'simulation', with the same members, keys and quorum",
+        "cosignatures south: the first",
+        "entries, by 2 others; the last 1 are signed by the log alone",
+        "reviews north: spring-1: approved on",
+        "decisions south: 1 decisions to admit",
+        "witnesses west: 3 logs are as it saw them",
+    ):
+        assert part in said, said
+    epsilon = next(one.message for one in found.findings if one.check == "epsilon")
+    assert epsilon.startswith("epsilon small 0.99")
+
+
+def test_the_first_and_the_last_byte_of_every_document_are_covered(scene: Scene, tmp_path: Path) -> None:
+    assert scene.verified(scene.docs, tmp_path / "pack.zip").passed
+    good, altered = (tmp_path / "pack.zip").read_bytes(), tmp_path / "altered.zip"
+    with zipfile.ZipFile(tmp_path / "pack.zip") as archive:
+        manifest, signature = archive.read(MANIFEST), archive.read(MANIFEST_SIGNATURE)
+    regions = list(layout(Manifest.model_validate_json(manifest).entries(manifest, signature)))
+    assert set(scene.docs) < {region.where for region in regions}
+    for region in regions:
+        for at in (region.offset, region.offset + region.size - 1):
+            altered.write_bytes(good[:at] + bytes([good[at] ^ 0x20]) + good[at + 1 :])
+            found = verify_pack(altered, scene.charter)
+            assert (found.passed, found.altered) == (False, region.where), at
+    altered.write_bytes(good[:-30])
+    assert verify_pack(altered, scene.charter).altered == "the container (directory)"
+    altered.write_bytes(good + good[-22:])
+    assert verify_pack(altered, scene.charter).altered == "the container (after its end)"
+
+
+def charge(at: int, **changes: Any) -> Callable[[Any], None]:
+    return lambda held: held["charges"][at].update(changes)
+
+
+def entry(at: int, **changes: Any) -> Callable[[Any], None]:
+    return lambda held: held["entries"][at]["entry"].update(changes)
+
+
+def unsigned(held: Any) -> None:
+    """The cosigned checkpoint with the log's own signature and one other."""
+    note = parse_note(held["cosigned"])
+    held["cosigned"] = replace(note, signatures=note.signatures[:2]).to_text()
+
+
+def flipped(held: Any) -> None:
+    held["entries"][2], held["entries"][3] = (
+        {**held["entries"][3], "index": held["entries"][2]["index"]},
+        {**held["entries"][2], "index": held["entries"][3]["index"]},
+    )
+
+
+def another_epsilon(held: Any) -> None:
+    held["spent"][0]["epsilon"] -= 0.001
+
+
+def smaller_everywhere(held: Any) -> None:
+    """Charges and sums that agree with each other, and with no log."""
+    for one in held["charges"]:
+        one["sigma"] = str(2 * int(one["sigma"]))
+        one["mu2"] = str(int(one["mu2"]) // 4 + 1)
+    held["spent"][0]["mu2"] = str(sum(int(one["mu2"]) for one in held["charges"]))
+
+
+OF_NO_LOG = {"cosignatures", "charges", "decisions", "consent", "contributions", "activations"}
+"""Checks of an institution that fail when its log does not hold."""
+
+TAMPERED: dict[str, tuple[str, Callable[[Any], Any], set[str]]] = {
+    "epsilon": ("ledger.json", another_epsilon, {"epsilon"}),
+    "charge's price": ("ledger.json", charge(1, mu2="1"), {"charges", "epsilon"}),
+    "charge's sigma": ("ledger.json", charge(1, sigma="999999999"), {"charges"}),
+    "charge's question": ("ledger.json", charge(0, question="sha256:" + "0" * 64), {"charges"}),
+    "charge's number": ("ledger.json", charge(0, sequence=77), {"charges"}),
+    "charge's noise": ("ledger.json", charge(0, mechanism="discrete-gaussian"), {"charges"}),
+    "charge removed": ("ledger.json", lambda held: held["charges"].pop(), {"charges", "epsilon"}),
+    "charge twice": ("ledger.json", lambda held: held["charges"].append(held["charges"][0]), {"charges", "epsilon"}),
+    "cheaper charges": ("ledger.json", smaller_everywhere, {"charges", "epsilon"}),
+    "sum removed": ("ledger.json", lambda held: held["spent"].clear(), {"epsilon"}),
+    "decision": (
+        "decisions.json",
+        lambda held: held["decisions"][0]["decision"].update(today="2020-01-01"),
+        {"decisions", "activations"},
+    ),
+    "decision refused": (
+        "decisions.json",
+        lambda held: held["decisions"][0]["decision"].update(admitted=False),
+        {"decisions", "activations"},
+    ),
+    "decision's fact": (
+        "decisions.json",
+        lambda held: held["decisions"][0]["facts"]["facts"].update({"privacy.min_cell": 1}),
+        {"decisions"},
+    ),
+    "decisions removed": ("decisions.json", lambda held: held["decisions"].clear(), {"decisions", "activations"}),
+    "activation's decision": ("decisions.json", lambda held: held["decisions"].pop(), {"activations"}),
+    "consent's salt": ("consent.json", lambda held: held["openings"][0].update(salt="0" * 64), {"consent"}),
+    "consent's root": ("consent.json", lambda held: held["openings"][1].update(root="0" * 64), {"consent"}),
+    "opening removed": ("consent.json", lambda held: held["openings"].pop(), {"consent"}),
+    "opening of nothing": (
+        "consent.json",
+        lambda held: held["openings"].append({**held["openings"][0], "charge": 99}),
+        {"consent"},
+    ),
+    "log entry": ("log.json", entry(2, mu2="1"), {"log entries", *OF_NO_LOG}),
+    "log entry removed": ("log.json", lambda held: held["entries"].pop(3), {"charges", "consent", "contributions"}),
+    "log entries swapped": ("log.json", flipped, {"log entries", *OF_NO_LOG}),
+    "admission removed": ("log.json", lambda held: held["entries"].pop(0), {"decisions"}),
+    "cosignature removed": ("log.json", unsigned, {"cosignatures"}),
+    "cosigned removed": ("log.json", lambda held: held.update(cosigned=None), {"cosignatures"}),
+    "checkpoint removed": (
+        "log.json",
+        lambda held: held["checkpoints"].pop(2),
+        {"checkpoints", "log entries", *OF_NO_LOG},
+    ),
+    "witness of another log": (
+        "witnessed.json",
+        lambda held: held["checkpoints"].__setitem__(0, held["checkpoints"][1].replace("A", "B")),
+        {"witnesses"},
+    ),
+    "another institution's": ("consent.json", lambda held: held.update(institution="south"), {"documents", "consent"}),
+    "unknown field": ("consent.json", lambda held: held.update(more=1), {"documents", "consent"}),
+    "case's audit": (
+        "reviews/spring-1/audit.json",
+        lambda held: held.update(level="narrow"),
+        {"reviews", "activations"},
+    ),
+    "case's statement removed": ("reviews/spring-1/case.json", lambda held: held["statements"].pop(), {"activations"}),
+    "case's first statement removed": (
+        "reviews/spring-1/case.json",
+        lambda held: held["statements"].pop(0),
+        {"reviews", "activations"},
+    ),
+    "case's owner": (
+        "reviews/spring-1/case.json",
+        lambda held: held["case"].update(owner="p-7"),
+        {"reviews", "activations"},
+    ),
+    "statement's condition": (
+        "reviews/spring-1/case.json",
+        lambda held: held["statements"][0]["statement"].update(conditions=["none"]),
+        {"reviews", "activations"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_an_insider_changes_in_an_institution_s_documents_is_found(
+    what: str, scene: Scene, tmp_path: Path
+) -> None:
+    name, change, checks = TAMPERED[what]
+    found = scene.verified(edited(scene.docs, NORTH + name, change), tmp_path / "pack.zip")
+    assert failed(found) == checks, messages(found)
+    assert not found.passed
+
+
+def question(held: Any) -> None:
+    held["entries"][0]["entry"]["contributions"]["north"]["leaf"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "checks"),
+    [
+        (
+            "parties/coordinator/log.json",
+            question,
+            {"log entries", "cosignatures", "contributions", "released"},
+        ),
+        ("charter.json", lambda held: held.update(quorum={"witnesses": 1, "outside_group": 0}), {"charter"}),
+        ("charter.json", lambda held: held["institutions"][0].update(region="US"), {"charter"}),
+    ],
+)
+def test_what_an_insider_changes_elsewhere_is_found(
+    name: str, change: Callable[[Any], Any], checks: set[str], scene: Scene, tmp_path: Path
+) -> None:
+    found = scene.verified(edited(scene.docs, name, change), tmp_path / "pack.zip")
+    assert failed(found) == checks, messages(found)
+
+
+def named(scene: Scene, folder: str) -> str:
+    return next(name for name in scene.docs if name.startswith(folder))
+
+
+def test_another_release_is_found(scene: Scene, tmp_path: Path) -> None:
+    place = named(scene, "released/")
+    other = edited(scene.docs, place, lambda held: held.update(customers=held["customers"] + 1))
+    found = scene.verified(other, tmp_path / "other.zip")
+    assert failed(found) == {"released", "activations"}, messages(found)
+    cheaper = edited(scene.docs, place, lambda held: held["releases"][0].update(mu2=1))
+    assert failed(scene.verified(cheaper, tmp_path / "cheaper.zip")) == {"released", "activations"}
+    longer = edited(scene.docs, place, lambda held: held["plan"].update(name="other"))
+    assert "was released under another plan" in messages(scene.verified(longer, tmp_path / "longer.zip"))
+
+
+def test_a_plan_that_is_not_there_or_another_is_found(scene: Scene, tmp_path: Path) -> None:
+    place = named(scene, "plans/")
+    without = {name: data for name, data in scene.docs.items() if name != place}
+    assert {"plans", "charges", "epsilon"} <= failed(scene.verified(without, tmp_path / "without.zip"))
+    other = edited(scene.docs, place, lambda held: held.update(epsilon=2.0))
+    assert "is not of the digest that its name says" in messages(scene.verified(other, tmp_path / "other.zip"))
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "parties/nobody/log.json", "parties/north/other.json", "released/x.json", "plans/plan.json"]
+)
+def test_a_document_without_a_place_is_found(name: str, scene: Scene, tmp_path: Path) -> None:
+    found = scene.verified({**scene.docs, name: b"{}"}, tmp_path / "pack.zip")
+    assert failed(found) == {"documents"}
+    assert name in messages(found)
+
+
+def fairness(scene: Scene, **changes: Any) -> bytes:
+    made = {
+        "subject": "segments",
+        "audited": scene.bundle.digest,
+        "plan": scene.plan,
+        "made": date(2026, 1, 1),
+        "alpha": 0.05,
+        "minimum_cell": 50.0,
+        "epsilon": 1.0,
+        "delta": 1e-6,
+        "thresholds": (),
+        "metrics": (),
+        "verdict": "insufficient",
+    }
+    return FairnessResult.model_validate({**made, **changes}).to_bytes()
+
+
+def test_fairness_and_attack_audits_are_checked(scene: Scene, tmp_path: Path) -> None:
+    claim = {"release": "histogram", "plan_epsilon": 1.0, "flagged": False}
+    audit: dict[str, Any] = {"format": "cohortium.privacy-audit/1", "claims": [claim], "noise": []}
+    more = {"fairness/segments.json": fairness(scene), "attack-audit.json": json.dumps(audit).encode()}
+    found = scene.verified({**scene.docs, **more, "added/card.md": b"# Card"}, tmp_path / "good.zip")
+    assert found.passed, messages(found)
+    assert "nothing is checked of added/card.md but the bytes" in messages(found)
+    assert not {one.check for one in found.findings if one.status == "absent"}
+    audit["claims"] = [{**claim, "flagged": True}]
+    for wrong in (
+        {"fairness/segments.json": fairness(scene, audited="sha256:" + "0" * 64)},
+        {"fairness/segments.json": fairness(scene, subject="lookalike")},
+    ):
+        assert failed(scene.verified({**scene.docs, **wrong}, tmp_path / f"{len(list(tmp_path.iterdir()))}.zip")) == {
+            "fairness"
+        }
+    refuted = {**scene.docs, "attack-audit.json": json.dumps(audit).encode()}
+    assert failed(scene.verified(refuted, tmp_path / "refuted.zip")) == {"attack audit"}
+
+
+def test_an_owner_who_rewrites_the_log_is_found_by_what_others_saw(scene: Scene, tmp_path: Path) -> None:
+    """North computes a log anew under its own key, with one entry changed; nobody cosigned that one."""
+    held = json.loads(scene.docs[f"{NORTH}log.json"])
+    origin = log_origin(scene.charter.name, "north")
+    key = read_identity(scene.out / "institutions" / "north" / "identity.pem")
+    log = AuditLog(open_store(tmp_path / "log.sqlite"), origin, Ed25519Signer(origin, key))
+    for one in held["entries"]:
+        log.append([{**one["entry"], "level": "all"} if one["entry"]["event"] == "activation" else one["entry"]])
+        log.checkpoint()
+    made = read_log(tmp_path / "log.sqlite", key).part(None, quorum_for(scene.charter, "north"))
+    found = scene.verified({**scene.docs, f"{NORTH}log.json": made.to_bytes()}, tmp_path / "pack.zip")
+    assert failed(found) == {"cosignatures", "witnesses", "contributions", "activations"}, messages(found)
+
+
+def trimmed(scene: Scene, name: str, entries: int, cosigned: int) -> bytes:
+    """A party's log as it was when the run had not ended."""
+    home = scene.out / "institutions" / name
+    institution = None if name == "coordinator" else name
+    key = read_identity(home / ("coordinator.pem" if institution is None else "identity.pem"))
+    held = read_log(home / "log.sqlite", key)
+    quorum = quorum_for(scene.charter, institution)
+    upto = tuple(note for note in held.checkpoints if int(note.split("\n")[1]) <= entries)
+    seen = tuple(note for note in held.cosigned if int(note.split("\n")[1]) <= cosigned)
+    return replace(held, entries=held.entries[:entries], checkpoints=upto, cosigned=seen).part(None, quorum).to_bytes()
+
+
+def test_the_last_entries_of_a_run_that_was_not_closed_may_lack_cosignatures(scene: Scene, tmp_path: Path) -> None:
+    questions = len(scene.bundle.releases)
+    parts = ("plans/", "contracts/", "charter.json", "parties/south/")
+    docs = {name: data for name, data in scene.docs.items() if name.startswith(parts)}
+    docs["parties/coordinator/log.json"] = trimmed(scene, "coordinator", questions, 0)
+    docs["parties/south/log.json"] = trimmed(scene, "south", questions + 1, questions)
+    docs = {name: data for name, data in docs.items() if not name.endswith("witnessed.json")}
+    found = scene.verified(docs, tmp_path / "open.zip")
+    assert found.passed, messages(found)
+    assert f"cosignatures south: the first {questions} entries, by 2 others; the last 1 are signed" in messages(found)
+    assert f"cosignatures coordinator: the first 0 entries, by 0 others; the last {questions} are" in messages(found)
+    docs["parties/south/log.json"] = trimmed(scene, "south", questions + 1, questions - 2)
+    assert failed(scene.verified(docs, tmp_path / "more.zip")) == {"cosignatures"}
+
+
+def test_a_node_s_own_pack_says_what_it_cannot_show(scene: Scene, tmp_path: Path) -> None:
+    def verified(docs: Docs, place: Path) -> Findings:
+        sources = [Source(name, data) for name, data in docs.items()]
+        signer = log_origin(scene.charter.name, "south")
+        write_pack(place, sources, federation=scene.charter.name, signer=signer, key=gathered.key, plans=None)
+        return verify_pack(place, scene.charter)
+
+    gathered = of_node(scene.out / "institutions" / "south", None)
+    assert gathered.everything
+    docs = {name: content(one) for name, one in gathered.documents.items()}
+    found = verified(docs, tmp_path / "south.zip")
+    assert found.passed, messages(found)
+    assert found.signer == "cohortium/simulation/south"
+    absent = {one.check for one in found.findings if one.status == "absent"}
+    assert {"contributions", "released", "witnesses", "reviews", "fairness", "attack audit"} <= absent
+    for party in ("log", "ledger", "consent"):
+        assert f"parties/south/{party}.json" in docs
+
+    def forgotten(held: Any) -> None:
+        held["entries"].pop()
+
+    def uncharged(held: Any) -> None:
+        held["charges"].pop()
+
+    less = edited(docs, "parties/south/log.json", forgotten)
+    assert "log entries" in failed(verified(less, tmp_path / "less.zip"))
+    assert failed(verified(edited(docs, "parties/south/ledger.json", uncharged), tmp_path / "uncharged.zip")) == {
+        "charges",
+        "epsilon",
+    }
+
+
+def test_nothing_of_a_customer_is_in_a_pack(scene: Scene) -> None:
+    whole = b"".join(scene.docs.values())
+    assert b"someone-" not in whole
+    assert len(whole) > 10_000
+    ids = {line.split(",")[0] for line in (scene.out.parent / "people.csv").read_text().splitlines()[1:]}
+    assert not any(one.encode() in whole for one in ids)
+    consent = json.loads(scene.docs[f"{NORTH}consent.json"])
+    assert set(consent) == {"schema", "institution", "openings"}
+    assert {key for one in consent["openings"] for key in one} == {"charge", "root", "salt"}
+    known = {"log", "ledger", "decisions", "consent", "witnessed"}
+    own = {name.split("/")[-1].removesuffix(".json") for name in scene.docs if name.startswith("parties/south/")}
+    assert own == known
