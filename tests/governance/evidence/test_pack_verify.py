@@ -149,7 +149,8 @@ def reviewed(out: Path, charter: Charter, bundle: Bundle, admission: Decision, a
     engine = open_store(home / "review.sqlite")
     store = ReviewStore(engine)
     store.open(case, papers)
-    for person, key in zip(enrolled.reviewers, keys.values(), strict=True):
+    for one, key in zip(asked, keys.values(), strict=True):
+        person = next(known for known in enrolled.reviewers if known.key == one.key)
         terms = Terms(expires=now.date() + timedelta(days=30))
         said = sign_statement(case, store.head(case.name), person, key, "approve", terms, now)
         store.add(case.name, said, enrolled, now)
