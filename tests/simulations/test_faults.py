@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,39 +14,20 @@ from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.study.bundle import load_bundle
 
-REGIONS = ("north", "south", "west")
+from .test_kill import REGIONS, RUNS, child, words
+
 STAGES = ("onboarding", "federated study", "moments 1", "cells 3", "lloyd 3", "profiles 1", "scoring")
 """Lines of progress at which one run is killed, one after the other."""
 
 
-@contextmanager
-def running(study_folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """`cohortium simulate` as a process of its own, killed at the end if it still runs."""
-    arguments = ["simulate", "plan.toml", "--data", "people.csv", "--institutions", "region", "--out", "out", *options]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cohortium.cli", *arguments],
-        cwd=study_folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def killed_at(study_folder: Path, line: str, *options: str) -> bool:
-    """Whether the process lived to say the line; it is killed then."""
-    with running(study_folder, *options) as process:
-        assert process.stderr is not None
-        for said in process.stderr:
+    """Whether a run lived to say the line; it is killed then."""
+    with child(RUNS, *words(study_folder), *options) as (process, stderr):
+        for said in stderr:
             if line in said:
-                process.send_signal(signal.SIGKILL)
-                return process.wait(60) in (-signal.SIGKILL, 0)  # 0: it ended before the signal came
+                process.kill()
+                process.join(60)
+                return process.exitcode in (-signal.SIGKILL, 0)  # 0: it ended before the signal came
         return False
 
 
@@ -84,13 +62,13 @@ def test_a_run_killed_again_and_again_pays_for_one_run(study_folder: Path) -> No
         paid = now
     written = bundle_file.read_bytes() if bundle_file.exists() else None
     assert written is not None
-    with running(study_folder, "--resume", "--json") as process:
-        printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    command = [sys.executable, "-m", "cohortium.cli", *words(study_folder), "--resume", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
     assert bundle_file.read_bytes() == written
     bundle = load_bundle(bundle_file)
     total = Spend(sum(r.mu2 for r in bundle.releases), sum(r.tv for r in bundle.releases))
     assert ledgers(study_folder) == {name: (total, len(bundle.releases)) for name in REGIONS}
-    assert json.loads(printed)["bundle"] == bundle.to_json()
+    assert json.loads(ended.stdout)["bundle"] == bundle.to_json()
     left = [path.name for path in (study_folder / "out").rglob("*") if path.name.startswith((".", "new"))]
     assert left == []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +25,24 @@ from cohortium.study.bundle import load_bundle
 
 REGIONS = ("north", "south", "west")
 ATTEMPTS = 5
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["cohortium.cli.main", "cohortium.simulations.study"])
+"""Every run is a process of its own, forked from one that has only imported: what takes longest is done once."""
+
+BEGINS = """
+import os, signal, sys
+os.setsid()  # SIGINT stops the run, and no other process, even where this session ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+os.dup2(said.fileno(), 2)
+said.close()
+sys.argv = ["cohortium", *words]
+"""
+RUNS = """
+from cohortium.cli.main import main
+
+main()
+"""
 DIES_AT = """
 import importlib, os, signal, sys
 from cohortium.cli.main import main
@@ -71,32 +92,44 @@ def call_main(*arguments: str) -> int:
     return int(left.value.code or 0)
 
 
-def child(*arguments: str) -> subprocess.Popen[str]:
-    """A Python process in a process group of its own, which SIGINT stops even where this session ignores it."""
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+@contextmanager
+def child(code: str, *words: str) -> Iterator[tuple[ForkServerProcess, TextIO]]:
+    """Python code in a process of its own with these arguments, and what it says on standard error."""
+    reads, writes = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=exec, args=(BEGINS + code, {"__name__": "child", "said": writes, "words": words}))
+    process.start()
+    writes.close()
+    with reads, open(reads.fileno(), encoding="utf-8", closefd=False) as said:
+        try:
+            yield process, said
+        finally:
+            process.kill()
+            process.join()
 
 
-def ended_by(signal_: signal.Signals, study: Path, line: str) -> tuple[int, str]:
+def dies(*words: str) -> None:
+    """A run that dies in the call that `DIES_AT` was told."""
+    with child(DIES_AT, *words) as (process, stderr):
+        said = stderr.read()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, said
+
+
+def ended_by(signal_: signal.Signals, study: Path, line: str) -> tuple[int | None, str]:
     """Start `simulate` and send its group a signal at a progress line; the exit code and what was said after it."""
-    with child("-m", "cohortium.cli", *words(study)) as process:
-        assert process.stderr is not None
+    with child(RUNS, *words(study)) as (process, stderr):
+        assert process.pid is not None
         said = []
-        for text in process.stderr:
+        for text in stderr:
             said.append(text)
             if line in text:
                 os.killpg(process.pid, signal_)
                 break
         else:
             pytest.fail(f"'{line}' was never said:\n{''.join(said)}")
-        rest = process.stderr.read()
-    return process.returncode, rest
+        rest = stderr.read()
+        process.join(60)
+        return process.exitcode, rest
 
 
 def spends(study: Path) -> dict[str, Spend]:
@@ -220,9 +253,7 @@ class TestKilledWithinAStep:
     def test_resume_ends_it_for_the_price_of_one_run(
         self, study_folder: Path, resumed: Callable[[], Ended], place: str, marker: str, count: int, order: str
     ) -> None:
-        with child("-c", DIES_AT, *place.split(), marker, str(count), order, *words(study_folder)) as process:
-            _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+        dies(*place.split(), marker, str(count), order, *words(study_folder))
         ended = resumed()
         if "Ledger" in place:
             assert any(0 < spent.mu2 < ended.price.mu2 for spent in ended.before.values())
@@ -231,9 +262,7 @@ class TestKilledWithinAStep:
         self, study_folder: Path, one_run: tuple[Spend, set[str]]
     ) -> None:
         place = ("cohortium.simulations.run_folder", "os.replace", "run.json.partial", "1", "before")
-        with child("-c", DIES_AT, *place, *words(study_folder)) as process:
-            _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+        dies(*place, *words(study_folder))
         assert names(study_folder / "out") == {"run.json.partial"}
         assert call_main(*words(study_folder), "--quiet") == 0
         assert names(study_folder / "out") == one_run[1]
@@ -260,9 +289,7 @@ class TestKilledInASecureSum:
             assert text.count(old) == 1
             text = text.replace(old, new)
         plan.write_text(text, encoding="utf-8")
-        with child("-c", DIES_AT, *place.split(), marker, str(count), order, *words(study_folder)) as process:
-            _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+        dies(*place.split(), marker, str(count), order, *words(study_folder))
         before = spends(study_folder)
         assert all(spent.mu2 > 0 for spent in before.values())
         assert call_main(*words(study_folder), "--quiet", "--resume") == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from cohortium.privacy.accounting import Spend
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.study.model import EncoderModel, LookalikeModel, Model, load_model
 
-from .test_kill import DIES_AT, REGIONS, call_main, child
+from .test_kill import REGIONS, call_main, dies
 
 HEAD = """
 schema = "cohortium.plan/1"
@@ -61,9 +60,7 @@ class Run:
     def dies_at_the_line_of(self, phase: str, step: int) -> None:
         """Run it until a line of progress is about to say that this question was answered."""
         place, marker = ("cohortium.simulations.run_folder", "_asked"), f"phase='{phase}', step={step},"
-        with child("-c", DIES_AT, *place, marker, "1", "before", *self.words) as process:
-            _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+        dies(*place, marker, "1", "before", *self.words)
 
     def resume(self) -> bytes:
         """Run it to its end; the bytes of the model."""
