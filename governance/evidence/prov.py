@@ -191,16 +191,22 @@ class _Provenance:
         self._relate("wasAssociatedWith", run, agent)
 
     def _export(self, agent: str, entry: Mapping[str, Any]) -> None:
+        decision = self._entity("decision", entry["decision"], admitted=entry["admitted"])
+        self._relate("wasAttributedTo", decision, agent)
+        if entry["admitted"] != "true":
+            return
         name = f"{agent.removeprefix('agent-')}-{entry['audience']}"
-        export = self._activity("export", name, label=f"export of {entry['audience']}")
+        export = self._activity("export", entry["decision"], label=f"export of {entry['audience']}")
         audience = self._entity("audience", name, label=f"audience {entry['audience']}", level=entry.get("level") or "")
         self._relate("wasGeneratedBy", audience, export)
         self._relate("wasAttributedTo", audience, agent)
         self._relate("wasAssociatedWith", export, agent)
-        for kind, key in (("released", "model"), ("decision", "decision"), ("case", "case"), ("plan", "plan")):
-            if _hex(entry.get(key)) is not None:
-                self._relate("used", export, self._entity(kind, entry[key]))
+        self._relate("used", export, decision)
+        self._relate("used", export, self._entity("plan", entry["plan"], kind="prov:Plan"))
+        if _hex(entry.get("case")) is not None:
+            self._relate("used", export, self._entity("case", entry["case"]))
         if _hex(entry.get("model")) is not None:
+            self._relate("used", export, self._model(entry["model"]))
             self._relate("wasDerivedFrom", audience, self._model(entry["model"]))
 
     def _model(self, digest: str) -> str:

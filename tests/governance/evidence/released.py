@@ -6,6 +6,7 @@ from datetime import date
 from functools import cache
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cohortium.governance.fairness import (
     CHOSEN,
@@ -118,8 +119,13 @@ def audit(model: str, *, level: str | None = "balanced", unfair: bool = True, gr
 def charter(*regions: str) -> Charter:
     """North, west and south."""
     members = zip(("north", "west", "south"), regions or ("EU", "UK", "EU"), strict=True)
-    institutions = [{"name": name, "region": region} for name, region in members]
+    institutions = [{"name": name, "region": region, "identity": _identity(name)} for name, region in members]
     return parse_charter({"schema": "cohortium.charter/1", "name": "group", "institutions": institutions})
+
+
+def _identity(name: str) -> str:
+    key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32))
+    return key.public_key().public_bytes_raw().hex()
 
 
 def lookalike_plan() -> LookalikePlan:

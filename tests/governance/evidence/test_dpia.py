@@ -163,7 +163,16 @@ def test_what_is_decided_is_not_decided_again() -> None:
         complete_dpia(done, {}, "approve", by=["priya"], on=DAY)
 
 
-@pytest.mark.parametrize("edit", [{"state": "approve"}, {"by": ["priya"]}, {"conditions": ["x"]}, {"on": "2026-11-23"}])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"state": "approve"},
+        {"by": ["priya"]},
+        {"conditions": ["x"]},
+        {"on": "2026-11-23"},
+        {"state": "approve", "by": ["priya"], "on": "2026-11-23", "draft": "sha256:0"},  # with open questions
+    ],
+)
 def test_a_draft_that_poses_as_decided_is_no_assessment(edit: dict[str, object], tmp_path: Path) -> None:
     file = tmp_path / "dpia.json"
     file.write_bytes(draft().to_bytes())

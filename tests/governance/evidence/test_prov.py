@@ -59,8 +59,10 @@ def entries() -> list[dict[str, Any]]:
         "decision": "sha256:" + "e" * 64,
         "case": "sha256:" + "f" * 64,
         "statements": ["sha256:" + "b" * 64],
+        "admitted": "true",
     }
-    return [admission, *releases, export, {"event": "something of a later version"}]
+    refused = {**export, "audience": "aud-8", "decision": "sha256:" + "a" * 64, "admitted": "false"}
+    return [admission, *releases, export, refused, {"event": "something of a later version"}]
 
 
 def case_of() -> tuple[Case, tuple[Signed, ...]]:
@@ -176,11 +178,18 @@ def test_an_audit_uses_what_it_audits() -> None:
 
 def test_an_export_uses_model_decision_and_case() -> None:
     found = whole()
-    export, audience = "coh:export-1-aud-7", "coh:audience-1-aud-7"
+    export, audience = coh("export", "e" * 64), "coh:audience-1-aud-7"
     digests = {coh("released", campaign().digest), coh("decision", "e" * 64), coh("case", "f" * 64)}
     assert {(export, digest) for digest in digests} <= pairs(found, "used")
     assert (audience, export) in pairs(found, "wasGeneratedBy")
     assert (audience, coh("released", campaign().digest)) in pairs(found, "wasDerivedFrom")
+
+
+def test_a_refused_export_is_a_decision_and_no_audience() -> None:
+    found = whole()
+    assert found["entity"][coh("decision", "a" * 64)]["coh:admitted"] == "false"
+    assert "coh:audience-1-aud-8" not in found["entity"]
+    assert coh("export", "a" * 64) not in found["activity"]
 
 
 def test_a_review_is_attributed_to_a_person_of_the_institution() -> None:
