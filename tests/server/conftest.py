@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,15 +124,15 @@ class Fakes:
     banks: list[Fake]
 
 
-@pytest.fixture
-def make_fakes(tmp_path: Path, coordinator_key: str) -> Iterator[Callable[..., Fakes]]:
+@contextmanager
+def making_fakes(folder: Path, coordinator_key: str) -> Iterator[Callable[..., Fakes]]:
     """So many institutions, "bank 0" and so on; by default two others have to witness everybody's log."""
     made: list[Fake] = []
 
     def make(count: int, **quorum: int) -> Fakes:
-        folder = tmp_path / f"fakes-{len(made)}"
+        place = folder / f"fakes-{len(made)}"
         names = [f"bank {index}" for index in range(count)]
-        banks = [Fake(n, Ed25519PrivateKey.from_private_bytes(n.ljust(32).encode()), folder / n) for n in names]
+        banks = [Fake(n, Ed25519PrivateKey.from_private_bytes(n.ljust(32).encode()), place / n) for n in names]
         made.extend(banks)
         public = {bank.name: bank.key.public_key().public_bytes_raw().hex() for bank in banks}
         members = [{"name": name, "region": "EU", "identity": public[name]} for name in names]
@@ -141,6 +142,24 @@ def make_fakes(tmp_path: Path, coordinator_key: str) -> Iterator[Callable[..., F
             bank.charter = charter
         return Fakes(charter, banks)
 
-    yield make
-    for bank in made:
-        bank.log.close()
+    try:
+        yield make
+    finally:
+        for bank in made:
+            bank.log.close()
+
+
+@pytest.fixture
+def make_fakes(tmp_path: Path, coordinator_key: str) -> Iterator[Callable[..., Fakes]]:
+    """See `making_fakes`."""
+    with making_fakes(tmp_path, coordinator_key) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_lasting_fakes(
+    tmp_path_factory: pytest.TempPathFactory, coordinator_key: str
+) -> Iterator[Callable[..., Fakes]]:
+    """The same for all tests of a module."""
+    with making_fakes(tmp_path_factory.mktemp("lasting"), coordinator_key) as make:
+        yield make

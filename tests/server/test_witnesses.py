@@ -117,6 +117,20 @@ def talk(make_fakes: Callable[..., Any], log: AuditLog) -> Talk:
     return Talk(make_fakes(4), log)
 
 
+@pytest.fixture(scope="module")
+def lasting(
+    make_lasting_fakes: Callable[..., Any],
+    coordinator_log: Callable[[Engine, str], AuditLog],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Talk]:
+    """A run that goes on from one test to the next; its last question was answered by all."""
+    store = open_store(tmp_path_factory.mktemp("coordinator") / "coordinator.sqlite")
+    talk = Talk(make_lasting_fakes(4), coordinator_log(store, "fakes"))
+    assert talk.round(question(0)) == list(BANKS)
+    yield talk
+    store.dispose()
+
+
 # --- what is taken ----------------------------------------------------------------------------------------------------
 
 
@@ -142,8 +156,8 @@ def bare(said: Statement) -> str:
     return replace(note, signatures=note.signatures[:1]).to_text()
 
 
-def with_cosigned(note: Callable[[Talk, Statement], str | None]) -> Callable[..., bytes]:
-    return lambda talk, said, **_: said.model_copy(update={"cosigned": note(talk, said)}).to_bytes()
+def with_cosigned(note: Callable[[Talk, Statement, Question], str | None]) -> Callable[..., bytes]:
+    return lambda talk, said, asked, **_: said.model_copy(update={"cosigned": note(talk, said, asked)}).to_bytes()
 
 
 def with_entry(**changes: Any) -> Callable[..., bytes]:
@@ -156,8 +170,10 @@ def with_entry(**changes: Any) -> Callable[..., bytes]:
     return make
 
 
-def of_another_question(asked: Question) -> Callable[..., bytes]:
-    return lambda talk, **_: talk.banks["bank 0"].statement(asked).to_bytes()
+def of_another_question(later: int = 0, **changes: Any) -> Callable[..., bytes]:
+    return lambda talk, asked, **_: (
+        talk.banks["bank 0"].statement(question(asked.header.step + later, **changes)).to_bytes()
+    )
 
 
 def forged(talk: Talk, said: Statement, **_: Any) -> bytes:
@@ -171,7 +187,7 @@ def forged(talk: Talk, said: Statement, **_: Any) -> bytes:
 def forked(talk: Talk, said: Statement, asked: Question, tmp_path: Path) -> bytes:
     """The entry in a log that others never saw, longer than the one they cosigned."""
     fork = talk.banks["bank 0"].another_log(tmp_path / "fork")
-    for step in range(100, 103):
+    for step in range(1000, 1000 + talk.own_log("bank 0").size + 1):
         talk.banks["bank 0"].statement(question(step), log=fork)
     lie: Statement = talk.banks["bank 0"].statement(asked, log=fork)
     fork.close()
@@ -207,24 +223,24 @@ LIES: dict[str, Callable[..., bytes]] = {
     "an object": lambda **_: b"{}",
     "no cosigned checkpoint": with_cosigned(lambda *_: None),
     "no note": with_cosigned(lambda *_: "customer 4711"),
-    "cosigned by nobody": with_cosigned(lambda _, said: bare(said)),
-    "cosigned by one": with_cosigned(lambda talk, said: cosigned_by(talk, "bank 1", 7, bare(said))),
+    "cosigned by nobody": with_cosigned(lambda _, said, __: bare(said)),
+    "cosigned by one": with_cosigned(lambda talk, said, _: cosigned_by(talk, "bank 1", 7, bare(said))),
     "cosigned twice by one": with_cosigned(
-        lambda talk, said: cosigned_by(talk, "bank 1", 8, cosigned_by(talk, "bank 1", 7, bare(said)))
+        lambda talk, said, _: cosigned_by(talk, "bank 1", 8, cosigned_by(talk, "bank 1", 7, bare(said)))
     ),
     "cosigned by one and itself": with_cosigned(
-        lambda talk, said: cosigned_by(talk, "bank 0", 8, cosigned_by(talk, "bank 1", 7, bare(said)))
+        lambda talk, said, _: cosigned_by(talk, "bank 0", 8, cosigned_by(talk, "bank 1", 7, bare(said)))
     ),
     "a cosignature of something else": with_cosigned(
-        lambda talk, said: replace(
+        lambda talk, said, asked: replace(
             parse_note(bare(said)),
             signatures=(
                 *parse_note(bare(said)).signatures,
-                *parse_note(talk.statement("bank 1", question(1)).cosigned or "").signatures,
+                *parse_note(talk.statement("bank 1", asked).cosigned or "").signatures,
             ),
         ).to_text()
     ),
-    "another's cosigned checkpoint": with_cosigned(lambda talk, _: talk.statement("bank 1", question(1)).cosigned),
+    "another's cosigned checkpoint": with_cosigned(lambda talk, _, asked: talk.statement("bank 1", asked).cosigned),
     "a checkpoint of a wrong key": forged,
     "another's log": lambda talk, asked, **_: talk.statement("bank 1", asked).to_bytes(),
     "a log that others never saw": forked,
@@ -232,13 +248,13 @@ LIES: dict[str, Callable[..., bytes]] = {
     "a wrong inclusion proof": changed_hash,
     "an inclusion proof that is too short": shorter_proof,
     "another place in the log": other_index,
-    "the question before": of_another_question(question(0)),
-    "the next attempt": of_another_question(question(1, attempt=2)),
-    "another run": of_another_question(question(1, run="cd" * 16)),
-    "another plan": of_another_question(question(1, plan="sha256:" + "2" * 64)),
+    "the question before": of_another_question(-1),
+    "the next attempt": of_another_question(attempt=2),
+    "another run": of_another_question(run="cd" * 16),
+    "another plan": of_another_question(plan="sha256:" + "2" * 64),
     "another phase": with_entry(phase="q"),
     "another event": with_entry(event="admission"),
-    "another digest": with_entry(question=question(2).digest),
+    "another digest": with_entry(question=question(999).digest),
     "more than it should say": with_entry(customer="4711"),
     "a decision that is none": with_entry(decision=1),
     "no commitment": with_entry(consent=""),
@@ -247,17 +263,19 @@ LIES: dict[str, Callable[..., bytes]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_contribution_that_its_log_does_not_bear_out_is_not_taken_and_the_others_go_on(
-    lie: str, talk: Talk, tmp_path: Path
+    lie: str, lasting: Talk, tmp_path: Path
 ) -> None:
-    assert talk.round(question(0)) == list(BANKS)
-    asked = question(1)
+    talk, step = lasting, lasting.log.size
+    asked = question(step)
     said = talk.statement("bank 0", asked)
     made = LIES[lie](talk=talk, said=said, asked=asked, tmp_path=tmp_path)
     assert made != said.to_bytes()
     assert talk.round(asked, {"bank 0": made}) == list(BANKS[1:])
-    assert set(talk.log.entry(talk.log.size - 1).entry["contributions"]) == set(BANKS[1:])
-    assert talk.round(question(2), {"bank 0": made}) == list(BANKS[1:]), "nor is it taken later"
-    assert talk.round(question(3)) == list(BANKS), "what was never taken is no reason to leave"
+    assert set(talk.log.entry(step).entry["contributions"]) == set(BANKS[1:])
+    later = question(step + 1)
+    with pytest.raises(RefusedError):  # nor is it taken later
+        talk.witnesses.contribution("bank 0", made, later)
+    assert talk.round(later) == list(BANKS), "what was never taken is no reason to leave"
 
 
 def test_a_contribution_whose_log_was_last_witnessed_before_the_question_before_is_not_taken(talk: Talk) -> None:
