@@ -19,7 +19,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +37,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    bindparam,
     create_engine,
     event,
     func,
@@ -125,6 +126,10 @@ class Slot:
     phase: str
     step: int
     attempt: int
+
+
+_OF_SLOT = select(_charges).where(*(_charges.c[place.name] == bindparam(place.name) for place in fields(Slot)))
+"""Made once: building a statement costs more than running it."""
 
 
 @dataclass(frozen=True)
@@ -649,15 +654,7 @@ class Ledger:
 
 
 def _find(connection: Connection, slot: Slot) -> Charge | None:
-    row = connection.execute(
-        select(_charges).where(
-            _charges.c.plan == slot.plan,
-            _charges.c.run == slot.run,
-            _charges.c.phase == slot.phase,
-            _charges.c.step == slot.step,
-            _charges.c.attempt == slot.attempt,
-        )
-    ).first()
+    row = connection.execute(_OF_SLOT, vars(slot)).first()
     return None if row is None else _charge(row)
 
 

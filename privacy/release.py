@@ -104,23 +104,23 @@ class Door:
             RefusedError: the gate, the query's specification, its size or the secure sum does not allow an answer.
             BudgetError: the plan's or the lifetime budget would be passed, or the slot answered another question.
         """
-        header = question.header
+        header, digest = question.header, question.digest
         terms = self._gate.admit(header)
         if terms.share.is_shared != (sum_request is not None):
             raise RefusedError("a secure sum where the plan foresees none, or none where it does")
         query = self._build(QuerySpec(header.kind, dict(header.scalars), dict(question.arrays)))
         sigma = noise_scale(query, terms.allotment)
         slot = Slot(header.plan, header.run, header.phase, header.step, header.attempt)
-        stored = self._ledger.replay(slot, question.digest)
+        stored = self._ledger.replay(slot, digest)
         if stored is None:
             self._audit.require_witnessed(header.plan)
-            masks = None if sum_request is None else self._sums.begin(header, sum_request, question.digest)
+            masks = None if sum_request is None else self._sums.begin(header, sum_request, digest)
             people = self._people(header.plan)
             counted = self._consent.counted(people, header.plan)
             total = bounded_total(query, counted.people)
             charge = self._ledger.charge(
                 slot,
-                question.digest,
+                digest,
                 width=query.width,
                 bound_squared=query.bound_squared,
                 sigma=sigma,
@@ -140,8 +140,8 @@ class Door:
                 raise RefusedError("consent changes faster than it can be counted", fix="ask again; nothing is lost")
             reply = _Stored(vector, note, _entry(charge, terms.decision), counted.root.hex(), fresh_key().hex())
             stored = self._ledger.settle(charge, reply.to_bytes())
-            self._consent.answered(counted, header.run, question.digest)
-        return self._handed_out(question.digest, _Stored.from_bytes(stored, query.width))
+            self._consent.answered(counted, header.run, digest)
+        return self._handed_out(digest, _Stored.from_bytes(stored, query.width))
 
     def has_sealed(self, release: Release) -> bool:
         """Whether this very door made this very release."""

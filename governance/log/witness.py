@@ -44,6 +44,7 @@ append_only(
 
 # made once: SQLAlchemy takes longer to build such a statement than SQLite to answer it
 _NEWEST = select(_seen.c.note).where(_seen.c.origin == bindparam("origin")).order_by(_seen.c.size.desc()).limit(1)
+_NEXT = select(func.coalesce(func.max(_seen.c.sequence) + 1, 0))
 
 
 class WitnessError(RefusedError):
@@ -149,7 +150,7 @@ class Witness:
             known = _newest(connection, origin)
             self._check(origin, known, old_size, proof, new)
             if known is None or known.checkpoint != new:
-                sequence = connection.execute(select(func.coalesce(func.max(_seen.c.sequence) + 1, 0))).scalar_one()
+                sequence = connection.execute(_NEXT).scalar_one()
                 row = {"sequence": sequence, "origin": origin, "size": new.size, "note": note}
                 connection.execute(insert(_seen).values(row))
         # committed: from here on the checkpoint is known, whether or not the cosignature arrives
