@@ -109,9 +109,12 @@ def test_a_card_of_every_kind_of_release_is_the_one_that_a_node_makes(house: Pat
 def test_a_signature_is_checked_with_the_charter(house: Path, tmp_path: Path) -> None:
     said = run("card", house / "lookalike.safetensors", "--charter", house / "charter.json")
     assert (said.code, "not checked" in said.error) == (0, False)
-    save_model(encoder(), Ed25519PrivateKey.generate(), tmp_path / "forged.safetensors")
-    forged = run("card", tmp_path / "forged.safetensors", "--charter", house / "charter.json")
-    assert "not signed by this federation's coordinator" in forged.error
+    other = Ed25519PrivateKey.generate()
+    save_model(encoder(), other, tmp_path / "encoder.safetensors")
+    save_model(campaign(), other, tmp_path / "lookalike.safetensors")
+    for forged in ("encoder.safetensors", "lookalike.safetensors"):
+        refused = run("card", tmp_path / forged, "--charter", house / "charter.json")
+        assert "not signed by this federation's coordinator" in refused.error
     (tmp_path / "charter.json").write_bytes(charter().to_bytes())
     unpinned = run("card", house / "lookalike.safetensors", "--charter", tmp_path / "charter.json")
     assert "pins no key of a coordinator" in unpinned.error
@@ -206,6 +209,20 @@ def test_a_plan_is_named_by_what_begins_its_digest_or_refused(house: Path) -> No
     for named in ("spring-segment", "sha256:", "0" * 64):
         said = run("dpia", house / "north", named)
         assert (said.code, "is approved here" in said.error, "spring-segments" in said.error) == (2, True, True)
+
+
+def test_a_beginning_that_several_plans_share_is_refused(tmp_path: Path) -> None:
+    node = tmp_path / "north"
+    create_node(node, NodeIdentity(institution="north"), contract())
+    plans = [segment_plan(name=f"plan-{index}") for index in range(17)]  # two of them begin with the same digit
+    database = open_store(node / "node.sqlite")
+    for plan in plans:
+        NodeStore(database).approve(plan, contract(), agreed())
+    database.dispose()
+    first = [plan.digest[7] for plan in plans]
+    shared = next(digit for digit in first if first.count(digit) > 1)
+    assert f"{first.count(shared)} plans begin with '{shared}'" in run("dpia", node, shared).error
+    assert json.loads(run("dpia", node, "plan-3").out)["plan"] == plans[3].digest
 
 
 @pytest.mark.parametrize(
