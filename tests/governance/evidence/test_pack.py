@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cohortium.governance.evidence.pack import MANIFEST, MANIFEST_SIGNATURE, Manifest, Source, signable, write_pack
 from cohortium.governance.evidence.pack_container import Region, archive_size, directory, layout, local_header
@@ -92,6 +95,21 @@ def test_every_altered_byte_is_found_and_its_document_named(
             assert where(bytes(altered), place, charter) == region.where, at
 
 
+def test_a_change_that_no_checksum_sees_is_found(
+    good: bytes, regions: list[Region], place: Path, charter: Charter
+) -> None:
+    """A multiple of the polynomial of CRC-32, lowest bit first, changes data and leaves the checksum as it was."""
+    pattern = sum(int(bit) << place for place, bit in enumerate(f"{0x104C11DB7:b}")).to_bytes(5, "little")
+    model = next(region for region in regions if region.where == "released/model.bin")
+    for at in (model.offset, model.offset + model.size - len(pattern)):
+        altered = bytearray(good)
+        for place_in, byte in enumerate(pattern):
+            altered[at + place_in] ^= byte
+        data = bytes(altered[model.offset : model.offset + model.size])
+        assert zlib.crc32(data) == zlib.crc32(bytes(range(64)))
+        assert where(bytes(altered), place, charter) == "released/model.bin"
+
+
 def test_every_truncation_is_found(good: bytes, regions: list[Region], place: Path, charter: Charter) -> None:
     after = next(
         region.offset for region in regions if region.where == f"the container (header of {DOCUMENTS[1].name})"
@@ -161,6 +179,13 @@ def test_a_signed_manifest_has_to_be_canonical(good: bytes, place: Path, charter
     assert where(resigned(archive.read(MANIFEST), contents, place), place, charter) is None
     spaced = archive.read(MANIFEST).replace(b'"plans":null', b'"plans": null')
     assert where(resigned(spaced, contents, place), place, charter) is not None
+
+
+def test_documents_have_one_order(good: bytes) -> None:
+    held = json.loads(zipfile.ZipFile(io.BytesIO(good)).read(MANIFEST))
+    assert Manifest.model_validate(held)
+    with pytest.raises(ValidationError, match="distinct names in order"):
+        Manifest.model_validate({**held, "documents": held["documents"][::-1]})
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ Whoever tampers here holds the coordinator's key, so that every altered pack is 
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -25,7 +28,16 @@ from cohortium.governance.evidence.pack_container import layout
 from cohortium.governance.evidence.pack_log import read_log
 from cohortium.governance.evidence.verify import CHECKS, Findings, verify_pack
 from cohortium.governance.fairness import FairnessResult
-from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin, parse_note, quorum_for
+from cohortium.governance.log import (
+    AuditLog,
+    Checkpoint,
+    Cosigner,
+    Ed25519Signer,
+    Note,
+    log_origin,
+    parse_note,
+    quorum_for,
+)
 from cohortium.governance.review import ReviewStore, Terms, open_case, read_identity, sign_statement
 from cohortium.governance.rules import Decision
 from cohortium.privacy.ledger import open_store
@@ -36,6 +48,7 @@ from cohortium.simulations.study import simulate
 from cohortium.study.bundle import Bundle
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import Charter, enrol_reviewer, parse_charter, prove_possession
+from cohortium.study.errors import DataError
 from cohortium.study.plans import load_plan
 
 NAMES = ("north", "south", "west")
@@ -481,6 +494,18 @@ def test_an_owner_who_rewrites_the_log_is_found_by_what_others_saw(scene: Scene,
     assert failed(found) == {"cosignatures", "witnesses", "contributions", "activations"}, messages(found)
 
 
+def test_a_log_that_was_altered_is_not_packed(scene: Scene, tmp_path: Path) -> None:
+    home = scene.out / "institutions" / "west"
+    shutil.copy(home / "log.sqlite", tmp_path / "log.sqlite")
+    with closing(sqlite3.connect(tmp_path / "log.sqlite")) as raw, raw:
+        raw.execute("DROP TRIGGER log_entries_no_update")
+        (leaf,) = raw.execute("SELECT leaf FROM log_entries WHERE position = 3").fetchone()
+        raw.execute("UPDATE log_entries SET leaf = ? WHERE position = 3", (leaf.replace(b'"step":', b'"stap":'),))
+    held = read_log(tmp_path / "log.sqlite", read_identity(home / "identity.pem"))
+    with pytest.raises(DataError, match="the audit log was altered"):
+        held.part(None, quorum_for(scene.charter, "west"))
+
+
 def trimmed(scene: Scene, name: str, entries: int, cosigned: int) -> bytes:
     """A party's log as it was when the run had not ended."""
     home = scene.out / "institutions" / name
@@ -506,6 +531,38 @@ def test_the_last_entries_of_a_run_that_was_not_closed_may_lack_cosignatures(sce
     assert f"cosignatures coordinator: the first 0 entries, by 0 others; the last {questions} are" in messages(found)
     docs["parties/south/log.json"] = trimmed(scene, "south", questions + 1, questions - 2)
     assert failed(scene.verified(docs, tmp_path / "more.zip")) == {"cosignatures"}
+
+
+def test_the_last_entry_of_a_closed_run_has_to_be_cosigned(scene: Scene, tmp_path: Path) -> None:
+    questions = len(scene.bundle.releases)
+    log = trimmed(scene, "south", questions + 1, questions)
+    found = scene.verified({**scene.docs, "parties/south/log.json": log}, tmp_path / "pack.zip")
+    assert failed(found) == {"cosignatures"}, messages(found)
+    assert f"nobody cosigned entry {questions}, of a run that was closed" in messages(found)
+
+
+def test_a_log_that_was_cut_off_is_found_by_what_others_saw(scene: Scene, tmp_path: Path) -> None:
+    questions = len(scene.bundle.releases)
+    log = trimmed(scene, "south", questions, questions)
+    found = scene.verified({**scene.docs, "parties/south/log.json": log}, tmp_path / "pack.zip")
+    assert failed(found) == {"witnesses", "charges", "consent", "contributions"}, messages(found)
+    assert f"north: saw {questions + 1} entries of the log of south; its last checkpoint here is {questions}" in (
+        messages(found)
+    )
+
+
+def test_a_cosigned_checkpoint_of_another_history_is_found(scene: Scene, tmp_path: Path) -> None:
+    """All others cosign what the log does not show here: the log had two histories, and they all knew."""
+    keys = {name: read_identity(scene.out / "institutions" / name / "identity.pem") for name in NAMES}
+    origins = {name: log_origin(scene.charter.name, name) for name in NAMES}
+    note = Note(Checkpoint(origins["south"], 5, bytes(32)).to_text())
+    note = note.signed(Ed25519Signer(origins["south"], keys["south"]))
+    for name in ("north", "west"):
+        note = note.signed(Cosigner(origins[name], keys[name], 1_772_000_000))
+    docs = edited(scene.docs, "parties/south/log.json", lambda held: held.update(cosigned=note.to_text()))
+    found = scene.verified(docs, tmp_path / "pack.zip")
+    assert failed(found) == {"cosignatures"}
+    assert "what others cosigned is not among the log's checkpoints" in messages(found)
 
 
 def test_a_node_s_own_pack_says_what_it_cannot_show(scene: Scene, tmp_path: Path) -> None:
