@@ -1,6 +1,6 @@
 """What outsiders are given to read and to check: model cards, records of processing, impact assessments, provenance.
 
-May import `fairness`, `review`, `rules` and `log` of this room, `privacy` and `study`.
+May import all other parts of this room, `privacy` and `study`.
 Must never happen here: a number about a single customer, a figure that nobody released or declared, a clock or a
 random number in a document that others recompute.
 """

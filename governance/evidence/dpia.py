@@ -26,7 +26,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.document import Agreed, Document, validated
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import Plan
-from cohortium.study.validation import suggestion
+from cohortium.study.validation import first_repeat, suggestion
 
 __all__ = [
     "DPIA_SCHEMA",
@@ -168,6 +168,8 @@ class Dpia(Document):
             raise ValueError("exactly an assessment that is no draft has people, a day and the draft's digest")
         if decided and self.open:
             raise ValueError("a decided assessment has open questions")
+        if repeated := first_repeat(self.by):
+            raise ValueError(f"'{repeated}' is named twice; name everybody once")
         if (self.state == "conditionally approve") != bool(self.conditions):
             raise ValueError("exactly a conditional approval has conditions")
         return self

@@ -48,11 +48,11 @@ def prov_json(
         plans: approved ones.
         released: what runs released.
         fairness: results of audits.
-        logs: entries of audit logs by institution; whatever is no event of this version is left out.
+        logs: entries of institutions' audit logs by name; events of other versions are left out.
         reviews: cases with their statements.
 
     Raises:
-        DataError: the log or the case of somebody whom the charter does not name.
+        DataError: the log or the case of somebody whom the charter does not name, or a known event without its fields.
     """
     made = _Provenance(charter, contract)
     for plan in plans:
@@ -114,16 +114,19 @@ class _Provenance:
         self._relate("wasAssociatedWith", audit, _COORDINATOR)
 
     def logged(self, institution: str, entry: Mapping[str, Any]) -> None:
+        event = {"admission": self._admission, "release": self._release, "activation": self._export}
+        make = event.get(str(entry.get("event")))
         agent = self._agent_of(institution)
-        match entry.get("event"):
-            case "admission":
-                self._admission(agent, entry)
-            case "release":
-                self._release(agent, entry)
-            case "released":
-                self._relate("wasGeneratedBy", self._model(entry["released"]), self._run(entry["run"], entry["plan"]))
-            case "activation":
-                self._export(agent, entry)
+        if make is None:
+            return
+        try:
+            make(agent, entry)
+        except (KeyError, TypeError, AttributeError):
+            raise DataError(
+                f"an entry of event '{entry['event']}' is not of this version",
+                place=f"log of {institution}",
+                fix="verify the log: cohortium log verify",
+            ) from None
 
     def review(self, case: Case, statements: Sequence[Signed]) -> None:
         agent = self._agent_of(case.institution)

@@ -116,6 +116,7 @@ def test_open_questions_are_listed_in_the_refusal() -> None:
     [
         ({"by": []}, "nobody answers for the outcome"),
         ({"by": ["Not An Id"]}, "by number 1.*give an id, not a name"),
+        ({"by": ["priya", "priya"]}, "'priya' is named twice"),
         ({"outcome": "conditionally approve"}, "exactly a conditional approval has conditions"),
         ({"conditions": ["only in spring"]}, "exactly a conditional approval has conditions"),
         ({"answers": {"nescessity": "because"}}, "no question 'nescessity'.*necessity"),

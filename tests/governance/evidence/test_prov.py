@@ -213,3 +213,10 @@ def test_no_rules_in_force_is_no_decision() -> None:
 def test_the_log_of_a_stranger_is_refused() -> None:
     with pytest.raises(DataError, match="'east' is no member"):
         prov_json(charter(), contract(), logs={"east": entries()})
+
+
+@pytest.mark.parametrize("missing", ["run", "plan", "question", "consent"])
+def test_an_entry_without_its_fields_is_refused_by_its_event(missing: str) -> None:
+    release = {name: value for name, value in entries()[1].items() if name != missing}
+    with pytest.raises(DataError, match="log of north: an entry of event 'release' is not of this version"):
+        prov_json(charter(), contract(), logs={"north": [release]})
