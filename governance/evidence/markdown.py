@@ -11,8 +11,9 @@ _YAML_ESCAPES = {'"': '\\"', "\\": "\\\\"}
 
 
 def plain(text: str) -> str:
-    """A text as one line in which nothing is markup."""
-    return "".join("\\" + each if each in _MARKS else each for each in " ".join(text.split()))
+    """A text as one line in which nothing is markup, and nothing that a terminal would obey."""
+    shown = "".join(each if each.isprintable() else " " for each in text)
+    return "".join("\\" + each if each in _MARKS else each for each in " ".join(shown.split()))
 
 
 def bullets(texts: Iterable[str]) -> list[str]:

@@ -72,6 +72,7 @@ def test_the_metadata_of_others_claims_no_result() -> None:
 
 def test_what_people_wrote_is_no_markup() -> None:
     assert plain("a|b\n# c <b>*d*</b>") == "a\\|b \\# c \\<b\\>\\*d\\*\\</b\\>"
+    assert plain("a\x1b[31mb\u202ec") == "a \\[31mb c"  # escape sequences and turned writing
     text = card_markdown(model_card(bundle(names=("a | b", "# c\n## d"))))
     assert "\n## d" not in text
     rows = [line for line in text.splitlines() if "1: a" in line]
