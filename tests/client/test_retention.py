@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from cohortium.privacy.ledger import open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.charter import parse_charter
 from cohortium.study.contract import Contract
-from cohortium.study.errors import RefusedError
+from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 from cohortium.study.question import PlanQuestion
@@ -383,6 +384,27 @@ def test_a_pack_with_a_shorter_clock_makes_people_s_obligations_due_earlier(reco
     assert [rule.split()[0] for rule in told.rules[1:]] == ["BR-LGPD-8-5"]
 
 
+def test_of_people_s_obligations_in_one_line_the_earliest_deadline_is_told(records: NodeRecords) -> None:
+    clock = [NOW]
+    store = ConsentStore(open_store(records.folder / CONSENT_FILE), lambda: clock[0])
+    for person in ("person-001", "person-002"):
+        store.withdraw(person)
+        clock[0] += timedelta(hours=1)
+    store.close()
+    rounds = one(owed(records, NOW), "consent:leave-out-of-rounds:61-62")
+    assert rounds.due == NOW + timedelta(hours=24)
+
+
+def test_duties_come_of_decisions_that_were_carried_out_alone(records: NodeRecords) -> None:
+    (plan,) = records.approvals.plans()
+    packs = load_packs(["eu", "uk"])
+    facts = Facts.of({}, "nobody")
+    refused = evaluate(packs, facts, "admission", TODAY)
+    records.approvals.keep_decision(plan, "1" * 32, refused.id, admitted=False, documents=(refused, facts))
+    assert "UK-DUAA-COMPLAINT" in {duty.rule for duty in refused.duties}
+    assert "complaint" not in {each.event for each in retain(records, NOW).waiting}
+
+
 def test_erasures_open_one_obligation_about_models(records: NodeRecords) -> None:
     store = retention.open_consent(records.folder)
     assert store is not None
@@ -528,6 +550,31 @@ def test_while_another_command_works_on_audiences_the_rest_is_done(bare: NodeRec
     assert not told.in_order
     assert retain(bare, TOMORROW).in_order
     assert bare.audiences().audience(past.id).state == "expired"
+
+
+def test_models_past_their_last_day_are_told_and_kept(bare: NodeRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bare.folder / "models"
+    folder.mkdir()
+    ends = {"past.safetensors": -1, "last.safetensors": 0, "old.json": -2}
+
+    def plan_of(path: Path) -> SimpleNamespace:
+        if path.name not in ends:
+            raise DataError("no model", place=path.name, fix="get the released file")
+        return SimpleNamespace(expires=TODAY + timedelta(days=ends[path.name]))
+
+    monkeypatch.setattr(retention, "load_bundle", lambda path: SimpleNamespace(plan=plan_of(path)))
+    monkeypatch.setattr(
+        retention, "load_model", lambda path, *_, **__: SimpleNamespace(document=SimpleNamespace(plan=plan_of(path)))
+    )
+    for name in (*ends, "stray.safetensors"):
+        (folder / name).write_bytes(b"")
+    told = retain(bare, NOW)
+    assert told.in_order
+    assert told.notes == (
+        f"model old… is admitted no more: last day {TODAY - timedelta(days=2)}",
+        f"model past… is admitted no more: last day {TODAY - timedelta(days=1)}",
+    )
+    assert len(list(folder.iterdir())) == 4
 
 
 # --- stopping, trying, and what is never touched ---------------------------------------------------------------------

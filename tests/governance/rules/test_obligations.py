@@ -184,9 +184,17 @@ def test_a_changed_rule_holds_for_later_events(register: ObligationRegister) -> 
     texts = ["another text", next(rule.deadline for rule in OWED if rule.id == RULE)]
     for number, text in enumerate(texts):
         assert register.owe(decided(RULE, deadline=text), PLAN, SINCE) == (RULE,)
+        assert register.standing()[0].duty.deadline == text
         register.record("rights_request", START, f"case {number}")
     told = {one.id: one.part.duty.deadline for one in register.obligations()}
     assert told == {"ob-1": texts[1], "ob-2": texts[0], "ob-3": texts[1]}
+
+
+def test_of_a_decision_only_the_rules_that_are_named_are_owed(register: ObligationRegister) -> None:
+    assert register.owe(decided(RULE, "UK-DUAA-COMPLAINT"), PLAN, SINCE, {"UK-DUAA-COMPLAINT"}) == (
+        "UK-DUAA-COMPLAINT",
+    )
+    assert [duty.duty.rule for duty in register.standing()] == ["UK-DUAA-COMPLAINT"]
 
 
 def test_events_of_another_store_open_one_obligation_until_it_is_closed(
