@@ -18,7 +18,13 @@ from cohortium.governance.report.facts import (
     collusion,
     person_at,
 )
-from cohortium.governance.report.html import render_lookalike_report, render_report
+from cohortium.governance.report.fairness_page import (
+    FAIRNESS_PAGE_SCHEMA,
+    FairnessPage,
+    MitigationFacts,
+    load_fairness_page,
+)
+from cohortium.governance.report.html import render_fairness_report, render_lookalike_report, render_report
 from cohortium.governance.report.lookalike_summary import (
     LOOKALIKE_SUMMARY_SCHEMA,
     CampaignCost,
@@ -29,6 +35,16 @@ from cohortium.governance.report.lookalike_summary import (
     Participant,
     campaign_costs,
     load_lookalike_summary,
+)
+from cohortium.governance.report.policy_facts import (
+    DutyFacts,
+    FindingFacts,
+    LimitFacts,
+    MarkedRules,
+    PackFacts,
+    PolicyFacts,
+    QuotedRule,
+    ReviewFacts,
 )
 from cohortium.governance.report.sections.lookalike.fragment import lookalike_section
 from cohortium.governance.report.summary import (
@@ -42,6 +58,7 @@ from cohortium.governance.report.summary import (
 )
 
 __all__ = [
+    "FAIRNESS_PAGE_SCHEMA",
     "LOOKALIKE_SUMMARY_SCHEMA",
     "SIMULATION_NOTE",
     "SUMMARY_SCHEMA",
@@ -52,24 +69,36 @@ __all__ = [
     "Comparison",
     "ContractFacts",
     "DatasetFacts",
+    "DutyFacts",
     "ExportBand",
+    "FairnessPage",
     "FeatureFacts",
+    "FindingFacts",
     "HeldOut",
     "InstitutionFacts",
     "LeftOut",
+    "LimitFacts",
     "LookalikeSummary",
     "LookalikeTruth",
+    "MarkedRules",
+    "MitigationFacts",
+    "PackFacts",
     "Participant",
     "PersonAt",
+    "PolicyFacts",
+    "QuotedRule",
+    "ReviewFacts",
     "RunSummary",
     "StageTime",
     "Units",
     "campaign_costs",
     "collusion",
+    "load_fairness_page",
     "load_lookalike_summary",
     "load_summary",
     "lookalike_section",
     "person_at",
+    "render_fairness_report",
     "render_lookalike_report",
     "render_report",
     "size_band",

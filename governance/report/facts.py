@@ -328,11 +328,17 @@ def check_times(started: datetime, finished: datetime) -> None:
         raise ValueError("finished must not lie before started")
 
 
-def load_written(path: Path, kind: type[_Summary]) -> _Summary:
-    """Read a summary; `DataError` for one that is unreadable, of another schema, or does not hold together."""
+def load_written(
+    path: Path, kind: type[_Summary], what: str = "summary", fix: str = "run the simulation again"
+) -> _Summary:
+    """Read a summary; `DataError` for one that is unreadable, of another schema, or does not hold together.
+
+    Args:
+        what, fix: what it is called in errors, and how to get a good one.
+    """
     try:
         return kind.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
         raise DataError("cannot be read", place=str(path), fix="check the path") from error
     except (ValueError, RecursionError) as error:  # pydantic's included
-        raise DataError("is not a summary of this version", place=str(path), fix="run the simulation again") from error
+        raise DataError(f"is not a {what} of this version", place=str(path), fix=fix) from error

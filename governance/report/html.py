@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 
+from cohortium.governance.report.fairness_page import FairnessPage
 from cohortium.governance.report.lookalike_summary import LookalikeSummary
 from cohortium.governance.report.markup import Html, section, tag
 from cohortium.governance.report.sections.closing import comparison, footer, glossary, limits
+from cohortium.governance.report.sections.fairness import metrics, policy, reading, unknown
+from cohortium.governance.report.sections.fairness.header import fairness_header
 from cohortium.governance.report.sections.header import header, navigation
 from cohortium.governance.report.sections.institutions import institutions
 from cohortium.governance.report.sections.lookalike import audience, budget, closing, quality, reach
@@ -19,7 +22,14 @@ from cohortium.governance.report.sections.run import what_ran
 from cohortium.governance.report.sections.segments import choice_of_k, profiles, rules, segments
 from cohortium.governance.report.summary import RunSummary
 
-__all__ = ["LOOKALIKE_SECTIONS", "SECTIONS", "render_lookalike_report", "render_report"]
+__all__ = [
+    "FAIRNESS_SECTIONS",
+    "LOOKALIKE_SECTIONS",
+    "SECTIONS",
+    "render_fairness_report",
+    "render_lookalike_report",
+    "render_report",
+]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """The page may load nothing at all; its one style sheet stands in it."""
@@ -52,6 +62,20 @@ LOOKALIKE_SECTIONS: tuple[tuple[str, str, str, Callable[[LookalikeSummary], Iter
     ("truth", "Truth", "Compared with the truth", closing.truth),
     ("limits", "Limits", "What this does not say", closing.limits),
     ("glossary", "Glossary", "Glossary", closing.glossary),
+)
+"""(anchor, short title, title, what draws its content), in order."""
+
+FAIRNESS_SECTIONS: tuple[tuple[str, str, str, Callable[[FairnessPage], Iterator[Html]]], ...] = (
+    ("judged", "Judged", "What is judged", metrics.judged),
+    ("not-judged", "Not judged", "What could not be judged, and why", unknown.not_judged),
+    ("reversals", "Reversals", "Directions that differ by institution", unknown.reversals),
+    ("described", "Described", "What is described", metrics.described),
+    ("policy", "Rules", "What the rules say", policy.policy),
+    ("thresholds", "Limits", "Limits of the audit, and where they come from", policy.thresholds),
+    ("reviews", "Review", "How reviewers stand", policy.reviews),
+    ("mitigations", "Mitigations", "What can be asked for", policy.mitigations),
+    ("reading", "How to read", "How to read this page", reading.reading),
+    ("does-not-say", "What it does not say", "What this page does not say", reading.limits),
 )
 """(anchor, short title, title, what draws its content), in order."""
 
@@ -97,6 +121,24 @@ def render_lookalike_report(summary: LookalikeSummary) -> str:
             if not (unprotected and anchor in _OF_PROTECTED_RUNS)
         ],
         closing.lookalike_footer(summary),
+    )
+
+
+def render_fairness_report(page: FairnessPage) -> str:
+    """The whole page of a bias audit, under the same guarantee as `render_report`; no value of a rule's fact is on it.
+
+    The page shows mitigations only where there are any.
+    """
+    return _page(
+        f"cohortium bias audit: {page.name}",
+        "judged",
+        fairness_header(page),
+        [
+            (anchor, short, section(anchor, title, *draw(page)))
+            for anchor, short, title, draw in FAIRNESS_SECTIONS
+            if page.mitigations or anchor != "mitigations"
+        ],
+        reading.fairness_footer(page),
     )
 
 
