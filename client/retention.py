@@ -36,6 +36,7 @@ from cohortium.governance.obligations import (
     Part,
     StandingDuty,
     State,
+    one_line,
     parts_of,
     state_at,
 )
@@ -249,6 +250,7 @@ def close(
 
     Raises:
         RefusedError: no such obligation, closed already, or one that something else ends.
+        DataError: who, how or evidence is no line of text.
     """
     if id.startswith("aud-"):
         fix = f"cohortium audience export NODE {id} --removal"
@@ -256,7 +258,8 @@ def close(
     if id.startswith("consent:"):
         if at is not None:
             raise RefusedError("the consent store closes at the present time", place="time", fix="leave the time out")
-        return _close_people(records.folder, id, f"{how} (by {by}; evidence: {evidence})")
+        told = f"{one_line(how, 'how')} (by {one_line(by, 'by')}; evidence: {one_line(evidence, 'evidence')})"
+        return _close_people(records.folder, id, told)
     with _register(records.folder, now) as register:
         register.close(id, by, how, evidence, at)
     return 1

@@ -17,7 +17,7 @@ from cohortium.governance.obligations.obligation import (
     parts_of,
     state_at,
 )
-from cohortium.governance.obligations.register import ObligationRegister
+from cohortium.governance.obligations.register import ObligationRegister, one_line
 
 __all__ = [
     "SOON",
@@ -30,6 +30,7 @@ __all__ = [
     "StandingDuty",
     "State",
     "deadline",
+    "one_line",
     "parts_of",
     "state_at",
 ]

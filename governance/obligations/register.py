@@ -46,7 +46,7 @@ from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.validation import suggestion
 
-__all__ = ["DECLARED", "ObligationRegister"]
+__all__ = ["DECLARED", "ObligationRegister", "one_line"]
 
 DECLARED = "declared"
 """The source of events that people tell."""
@@ -215,7 +215,7 @@ class ObligationRegister:
             moment = _moment(at)
             if moment > self._present() and kind not in _PLANNED:
                 raise RefusedError("lies in the future", place=f"{kind}: time", fix="record it when it has happened")
-            found = self._written(connection, kind, moment, _line(note, "note"), DECLARED)
+            found = self._written(connection, kind, moment, one_line(note, "note"), DECLARED)
             self._open(connection)
             opened = select(_obligations.c.number).where(_obligations.c.occurrence == found.number)
             ids = tuple(map(_id, connection.execute(opened.order_by(_obligations.c.number)).scalars()))
@@ -266,7 +266,7 @@ class ObligationRegister:
             RefusedError: no such obligation, it is closed, or the time is before its event or in the future.
             DataError: no time zone, or something that is no line of text.
         """
-        said = {"by": _line(by, "by"), "how": _line(how, "how"), "evidence": _line(evidence, "evidence")}
+        said = {"by": one_line(by, "by"), "how": one_line(how, "how"), "evidence": one_line(evidence, "evidence")}
         now = self._present()
         done = now if at is None else _moment(at)
         with self._store.begin() as connection:
@@ -289,7 +289,7 @@ class ObligationRegister:
             DataError: something that is no line of text.
         """
         now = self._present()
-        said = {"by": _line(by, "by"), "reason": _line(reason, "reason")}
+        said = {"by": one_line(by, "by"), "reason": one_line(reason, "reason")}
         with self._store.begin() as connection:
             found = _one(connection, id)
             if not found.part.may_take_longer:
@@ -428,8 +428,8 @@ def _id(number: int) -> str:
     return f"ob-{number}"
 
 
-def _line(text: str, field: str) -> str:
-    """Text of one line, without blanks around it."""
+def one_line(text: str, field: str) -> str:
+    """Text of one line, without blanks around it; `DataError` names the field."""
     cut = text.strip()
     if not 0 < len(cut) <= _MOST or not cut.isprintable():
         raise DataError(f"is no line of 1 to {_MOST} characters", place=field, fix="write one, naming no customer")

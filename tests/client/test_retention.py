@@ -351,6 +351,8 @@ def test_what_people_are_owed_is_listed_from_the_consent_store_and_kept_there(re
         "tell-recipients": "due soon",
     }
     assert not late.in_order
+    with pytest.raises(DataError, match="by: is no line"):
+        close(records, "consent:tell-recipients:61-62", **{**OFFICE, "by": " "}, now=NOW)
     assert close(records, "consent:tell-recipients:61-62", **OFFICE, now=NOW) == 2
     assert [each.id for each in owed(records, NOW)[0]][-1] == "consent:tell-recipients:63"
     with pytest.raises(RefusedError, match="nothing of it is open"):
