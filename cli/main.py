@@ -64,6 +64,15 @@ _NOUNS = {
         "app",
         "A node's tamper-evident audit log: show it, verify it, prove entries of it, witness the logs of others.",
     ),
+    "evidence": (
+        "app",
+        "What outsiders read and check: evidence packs, model cards, records of processing, DPIAs, provenance.",
+    ),
+    "retention": (
+        "app",
+        "What ends on its last day, what is owed and until when, and how it was met. Not legal advice.",
+    ),
+    "fairness": ("app", "Fairness audits: let a released model be audited here; read what an audit found."),
     "review": (
         "app",
         "Cases before reviewers: two people of two functions sign card, audit, DPIA and policy decision.",

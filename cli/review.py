@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cohortium.client.lookalike import REVIEW_FILE, case_documents, open_records
 from cohortium.client.node import NodeIdentity
+from cohortium.governance.fairness import load_fairness
 from cohortium.governance.review import (
     PARTS,
     Action,
@@ -157,29 +159,43 @@ def open_review(
     purpose: Annotated[str, typer.Option(help="What it is for.")],
     owner: Annotated[str, typer.Option(help="Person id of who wants it and answers for it.")],
     builder: Annotated[list[str], typer.Option(help="Person id of who built what is reviewed; repeat it.")],
-    card: Annotated[Path, typer.Option(help="The model card, JSON.")],
     audit: Annotated[Path, typer.Option(help="The fairness audit's result, JSON.")],
     dpia: Annotated[Path, typer.Option(help="The data protection impact assessment, JSON.")],
-    decision: Annotated[Path, typer.Option(help="The policy decision, JSON.")],
+    card: Annotated[
+        Path | None,
+        typer.Option(help="The model card, JSON; for an audience made of the audited model, which the node holds."),
+    ] = None,
+    decision: Annotated[
+        Path | None,
+        typer.Option(help="The policy decision, JSON; for an audience the one that admitted its campaign here."),
+    ] = None,
     facts: Annotated[
-        Path | None, typer.Option(help="Declared facts by name, JSON, for the risk tier; what is missing counts.")
+        Path | None,
+        typer.Option(
+            help="Declared facts by name, JSON, for the risk tier; what is missing counts. For an audience "
+            "those on which its campaign was admitted, when left out."
+        ),
     ] = None,
     link: Annotated[list[str] | None, typer.Option(help="Where more stands, as NAME=PLACE; repeat it.")] = None,
     as_json: _Json = False,
 ) -> None:
     """Put four documents before the institution's reviewers. The store keeps copies: what is signed stays readable.
 
+    For the export of an audience, card and decision come from the node itself, and exports accept no others.
+
     \b
-    Example:
+    Examples:
       cohortium review open state/north spring-1 --charter charter.toml --kind audience_export --about "spring offer" \\
+        --purpose Marketing --owner p-3 --builder p-8 --audit audit/fairness.json --dpia dpia.json --facts facts.json
+      cohortium review open state/north spring-1 --charter charter.toml --kind model_release --about "spring offer" \\
         --purpose Marketing --owner p-3 --builder p-8 --card card.json --audit audit.json --dpia dpia.json \\
         --decision decision.json --facts facts.json
     """
     agreed, institution = _read_charter(charter), _institution(node)
-    documents = _documents({"card": card, "audit": audit, "dpia": dpia, "decision": decision})
+    documents, known = _opened_documents(node, kind, audit, dpia, card, decision)
     case = open_case(
         documents,
-        {} if facts is None else _read_json(facts),
+        known if facts is None else _read_json(facts),
         name=name,
         federation=agreed.name,
         institution=institution,
@@ -194,6 +210,27 @@ def open_review(
     with _opened(node, create=True) as store:
         store.open(case, documents)
     _say_opened(case, as_json)
+
+
+def _opened_documents(
+    node: Path, kind: Kind, audit: Path, dpia: Path, card: Path | None, decision: Path | None
+) -> tuple[dict[Part, dict[str, Any]], dict[str, Any]]:
+    """What is given, for an audience with what the node adds, and the facts that the node knows."""
+    given: dict[Part, Path] = {"audit": audit, "dpia": dpia}
+    if card is not None:
+        given["card"] = card
+    if decision is not None:
+        given["decision"] = decision
+    documents = {part: _read_json(path) for part, path in given.items()}
+    missing = [part for part in PARTS if part not in documents]
+    if not missing:
+        return documents, {}
+    if kind != "audience_export":
+        fix = "give the JSON file; a node adds it for audiences alone"
+        raise DataError(f"the {missing[0]} is missing", place=f"--{missing[0]}", fix=fix)
+    with open_records(node) as records:
+        made, facts = case_documents(records.models, records.approvals, load_fairness(audit), documents["dpia"])
+    return {**made, **documents}, dict(facts.facts)
 
 
 @app.command("list")
@@ -440,7 +477,7 @@ def _institution(node: Path) -> str:
 @contextmanager
 def _opened(node: Path, *, create: bool = False) -> Iterator[ReviewStore]:
     _institution(node)
-    path = node / "review.sqlite"
+    path = node / REVIEW_FILE
     if not create and not path.is_file():
         raise DataError("no case was opened here", place=str(node), fix="open one with `cohortium review open`")
     engine = open_store(path)
@@ -459,10 +496,6 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return read_document(_read(path), str(path))
-
-
-def _documents(paths: Mapping[Part, Path]) -> dict[Part, dict[str, Any]]:
-    return {part: _read_json(paths[part]) for part in PARTS}
 
 
 def _read_charter(path: Path) -> Charter:

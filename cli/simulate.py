@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from cohortium.cli.data import named_sources
+from cohortium.cli.fairness import verdict_lines
 from cohortium.cli.progress import progress_printer
-from cohortium.governance.report import LookalikeSummary, RunSummary, size_band
+from cohortium.governance.report import FairnessPage, LookalikeSummary, RunSummary, size_band
 from cohortium.models.levels import why_suppressed
+from cohortium.simulations.audit_study import FAIRNESS_FILE, simulate_audit
 from cohortium.simulations.lookalike_study import (
     ENCODER_FILE,
     LOOKALIKE_FILE,
@@ -23,15 +25,16 @@ from cohortium.simulations.lookalike_study import (
 from cohortium.simulations.run_folder import Engine, SimulationOrder
 from cohortium.simulations.sources import is_public, own_data, public_data
 from cohortium.simulations.study import simulate
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import load_charter
-from cohortium.study.errors import DataError, PlanError
+from cohortium.study.errors import DataError, Defect, PlanError
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
 from cohortium.study.model import EncoderModel, Model, load_model
 from cohortium.study.plan import MAX_EPSILON
-from cohortium.study.plans import load_plan, named_model
+from cohortium.study.plans import load_plan, named_audited, named_model
 from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["print_campaign", "print_summary", "simulate_command"]
+__all__ = ["print_audit", "print_campaign", "print_summary", "simulate_command"]
 
 _ENGINES: dict[str, Engine] = {"in-process": "in-process", "ray": "ray"}
 
@@ -85,9 +88,9 @@ def simulate_command(
     """Run a plan over simulated institutions: the same apps, ledgers and noise as deployed, in one process.
 
     A plan that finds segments writes report.html, summary.json, bundle.json and, per institution, segments.parquet; one
-    that trains an encoder writes encoder.safetensors; a campaign, with --seeds, lookalike.safetensors. Interrupted, a
-    run is continued with --resume; what was charged stays charged. Noise comes from the operating system: no two runs
-    are alike.
+    that trains an encoder writes encoder.safetensors; a campaign, with --seeds, lookalike.safetensors; an audit
+    fairness.json, tables.json and report.html. Interrupted, a run is continued with --resume; what was charged stays
+    charged. Noise comes from the operating system: no two runs are alike.
 
     \b
     Examples:
@@ -95,6 +98,7 @@ def simulate_command(
       cohortium simulate plan.toml --data sales.parquet --institutions region --out results
       cohortium simulate encoder.toml --data ta-feng --state nodes --out encoder
       cohortium simulate campaign.toml --data ta-feng --state nodes --seeds valued.csv --out campaign
+      cohortium simulate audit.toml --data ta-feng --state nodes --out audit
       cohortium simulate plan.toml --data purchases=sales.csv --data customers=crm.csv --institutions 5 --out results
     """
     if engine not in _ENGINES:
@@ -125,12 +129,10 @@ def simulate_command(
         case LookalikePlan():
             options = (seeds, seed_column, seed_institutions, audience)
             print_campaign(_campaign(order, plan_file, options, say), out, as_json=as_json)
+        case AuditPlan():
+            print_audit(simulate_audit(order, named_audited(plan_file), say), out, as_json=as_json)
         case _:
-            raise PlanError(
-                "an audit is not simulated by this command",
-                place=f"{plan_file}: study",
-                fix="call cohortium.simulations.fairness_audit on a frame",
-            )
+            raise Defect(f"a plan of the kind {type(plan).__name__}")
 
 
 def _campaign(
@@ -185,6 +187,24 @@ def print_campaign(summary: LookalikeSummary, out: Path, *, as_json: bool) -> No
         )
     typer.echo(f"report: {out / 'report.html'}")
     typer.echo(f"model: {out / LOOKALIKE_FILE}")
+
+
+def print_audit(page: FairnessPage, out: Path, *, as_json: bool) -> None:
+    """An audit's verdict in a few lines, or the whole page as JSON."""
+    if as_json:
+        typer.echo(page.to_bytes().decode(), nl=False)
+        return
+    result = page.result
+    typer.echo("")
+    typer.echo(f"fairness audit of {page.name}: {result.verdict.upper()}")
+    for line in verdict_lines(result):
+        typer.echo(f"  {line}")
+    if result.epsilon is not None:
+        typer.echo(
+            f"cost of the audit: epsilon {result.epsilon:g} at delta {result.delta:g}, per person and institution"
+        )
+    typer.echo(f"report: {out / 'report.html'}")
+    typer.echo(f"result: {out / FAIRNESS_FILE} ({result.digest})")
 
 
 def print_summary(summary: RunSummary, out: Path, *, as_json: bool) -> None:

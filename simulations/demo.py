@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +11,32 @@ import duckdb
 import numpy as np
 
 from cohortium.client.onboarding.engine import literal
-from cohortium.governance.report import LookalikeSummary, RunSummary, render_report
+from cohortium.governance.report import FairnessPage, LookalikeSummary, RunSummary, render_report
+from cohortium.simulations.audit_study import simulate_audit
 from cohortium.simulations.bank_world import BankWorldSpec, make_bank_world
 from cohortium.simulations.governed import SimulatedGovernance
-from cohortium.simulations.lookalike_study import SeedOrder, simulate_campaign, simulate_encoder
-from cohortium.simulations.run_folder import Say, SimulationOrder, write_bytes
+from cohortium.simulations.lookalike_study import (
+    LOOKALIKE_FILE,
+    SeedOrder,
+    export_changes,
+    simulate_campaign,
+    simulate_encoder,
+)
+from cohortium.simulations.reviewing import review_audience
+from cohortium.simulations.run_folder import Begun, Say, SimulationOrder, write_bytes
 from cohortium.simulations.sources import BankWorldData, SplitData, demo_data
-from cohortium.simulations.starter import demo_campaign_plan, demo_encoder_plan, demo_plan
+from cohortium.simulations.starter import (
+    demo_audit_plan,
+    demo_campaign_plan,
+    demo_encoder_plan,
+    demo_monitoring_plan,
+    demo_plan,
+)
 from cohortium.simulations.study import simulate
+from cohortium.simulations.withdrawing import MemberWithdraws
+from cohortium.study.contract import Contract
+from cohortium.study.lookalike_plan import LookalikePlan
+from cohortium.study.model import LookalikeModel, load_model
 
 __all__ = ["Demo", "run_demo"]
 
@@ -32,13 +51,18 @@ class Demo:
 
     segments: RunSummary
     lookalike: LookalikeSummary
+    audit: FairnessPage
+    withdrawal: tuple[str, ...]
 
 
 def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
-    """Run the demo's three plans on one federation; their ledgers add up.
+    """Run the demo's five plans on one federation; their ledgers add up.
+
+    The third's audience is audited by the fourth, and put before two reviewers wherever it is to be exported. While the
+    fifth is answered, a customer in such an audience withdraws.
 
     Args:
-        out: folder of the first run; `encoder` and `campaign` in it are the folders of the other two.
+        out: folder of the first run; `encoder`, `campaign`, `audit` and `monitoring` in it are those of the others.
         synthetic: use the synthetic bank world, without trying to fetch.
         resume: continue the demo that `out` holds, wherever it stopped.
         say: called with one line of progress at a time.
@@ -50,20 +74,74 @@ def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
     first = SimulationOrder(demo_plan(contract), contract, data, out, lifetime_delta=1e-6, resume=resume)
     first = replace(first, governance=SimulatedGovernance())
     segments = simulate(first, say)
-    state = first.state_folder
+    state, names = first.state_folder, tuple(one.name for one in segments.institutions)
 
     def later(name: str) -> SimulationOrder:
         folder = out / name
-        return replace(first, out=folder, state=state, resume=(folder / "run.json").exists())
+        return replace(first, out=folder, state=state, onboarded=names, resume=(folder / "run.json").exists())
 
     say("")
     model = simulate_encoder(replace(later("encoder"), plan=demo_encoder_plan(contract)), say)
     plan = demo_campaign_plan(contract, model.digest)
+    pages: list[FairnessPage] = []
     with tempfile.TemporaryDirectory(prefix="cohortium-") as work:
         seeds = _seeds(data, Path(work))
-        lookalike = simulate_campaign(replace(later("campaign"), plan=plan, base=model), seeds, say)
+
+        def review(begun: Begun) -> None:
+            exporting = [name for name in begun.folders if name not in (seeds.institutions or ())]
+            pages.append(_reviewed(later, plan, contract, begun, exporting, say))
+
+        lookalike = simulate_campaign(replace(later("campaign"), plan=plan, base=model), seeds, say, review)
+    withdrawal = _withdrawal(later, contract, segments, lookalike, say)
     write_bytes(out / "report.html", render_report(segments, lookalike).encode())
-    return Demo(segments, lookalike)
+    return Demo(segments, lookalike, pages[0], withdrawal)
+
+
+def _reviewed(
+    later: Callable[[str], SimulationOrder],
+    plan: LookalikePlan,
+    contract: Contract,
+    begun: Begun,
+    exporting: Sequence[str],
+    say: Say,
+) -> FairnessPage:
+    """Audit the campaign's audience, and have the reviewers of every institution that is to export it sign."""
+    file = later("campaign").out / LOOKALIKE_FILE
+    audited = load_model(file, LookalikeModel, signer=None)
+    page = simulate_audit(replace(later("audit"), plan=demo_audit_plan(contract, audited.digest)), file, say)
+    say(f"  the audit's verdict: {page.result.verdict}")
+    for name in exporting:
+        found = review_audience(begun.folders[name], name, plan, contract, begun.charter, page.result)
+        waived = ", its verdict waived" if found.waived else ""
+        say(f"  {name}: {found.state} by {' and '.join(found.approvers)}{waived}, until {found.until}")
+    return page
+
+
+def _withdrawal(
+    later: Callable[[str], SimulationOrder],
+    contract: Contract,
+    segments: RunSummary,
+    lookalike: LookalikeSummary,
+    say: Say,
+) -> tuple[str, ...]:
+    """Audit the segments; between its questions somebody in an exported audience withdraws, and is removed from it."""
+    campaign, run = later("campaign"), lookalike.campaign.run
+    plan = demo_monitoring_plan(contract, segments.bundle)
+    order = replace(later("monitoring"), plan=plan)
+    bundle = campaign.out.parent / "bundle.json"
+    exporting = [one.facts.name for one in lookalike.institutions if one.exports]
+    if not exporting:
+        simulate_audit(order, bundle, say)
+        return ()
+    folders = {one.name: order.state_folder / one.name for one in segments.institutions}
+    export = folders[exporting[0]] / "exports" / run
+    withdraws = MemberWithdraws(folders, exporting[0], export, plan, "outcomes")
+    simulate_audit(order, bundle, say, withdraws.after)
+    changes = export_changes(replace(campaign, plan=lookalike.campaign.plan), exporting[0], run)
+    told = withdraws.account(changes.removed, changes.added)
+    for line in told:
+        say(f"  {line}")
+    return told
 
 
 def _seeds(data: object, work: Path) -> SeedOrder:

@@ -13,7 +13,7 @@ Beside what every run leaves in its folder (`simulations.run_folder`):
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,12 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
-from cohortium.client.audience import create, export, list_audiences, read_manifest
+from cohortium.client.audience import ExportManifest, create, export, list_audiences, read_manifest
 from cohortium.client.lookalike import admit_model, open_records, score_customers_file
 from cohortium.client.node import Node
 from cohortium.client.onboarding.engine import literal
 from cohortium.governance.report import (
     ContractFacts,
+    ExportBand,
     HeldOut,
     LookalikeSummary,
     LookalikeTruth,
@@ -57,9 +58,9 @@ from cohortium.study.errors import DataError, Defect, PlanError, RefusedError
 from cohortium.study.lookalike_plan import LookalikePlan
 from cohortium.study.model import EncoderModel, LookalikeModel, Model, save_model
 
-__all__ = ["ENCODER_FILE", "LOOKALIKE_FILE", "SeedOrder", "simulate_campaign", "simulate_encoder"]
+__all__ = ["ENCODER_FILE", "LOOKALIKE_FILE", "SeedOrder", "export_changes", "simulate_campaign", "simulate_encoder"]
 
-ENCODER_FILE, LOOKALIKE_FILE = "encoder.safetensors", "lookalike.safetensors"
+ENCODER_FILE, LOOKALIKE_FILE, SCORES_FILE = "encoder.safetensors", "lookalike.safetensors", "scores.parquet"
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,16 @@ def simulate_encoder(order: SimulationOrder, say: Say) -> Model[EncoderModel]:
     return released
 
 
-def simulate_campaign(order: SimulationOrder, seeds: SeedOrder, say: Say) -> LookalikeSummary:
-    """Run a campaign over simulated institutions: model, scores, audiences, report; else as `study.simulate`."""
+def simulate_campaign(
+    order: SimulationOrder, seeds: SeedOrder, say: Say, before_exports: Callable[[Begun], None] | None = None
+) -> LookalikeSummary:
+    """Run a campaign over simulated institutions: model, scores, audiences, report; else as `study.simulate`.
+
+    Args:
+        order, seeds: what to simulate.
+        say: called with one line of progress at a time.
+        before_exports: called with the run when its model is there and no node is open: to audit and to review it.
+    """
     plan, base, clock = order.plan, order.base, Clock(say)
     if not isinstance(plan, LookalikePlan) or base is None:
         raise PlanError("is no campaign's plan", place="plan: study", fix='set study = "lookalike" and name its model')
@@ -109,13 +118,20 @@ def simulate_campaign(order: SimulationOrder, seeds: SeedOrder, say: Say) -> Loo
             raise Defect("a campaign released no ranker")
         save_model(released, coordinator_key(order), order.out / LOOKALIKE_FILE)
         holders = {name for name, node in begun.nodes.items() if _has_list(node, plan.lookalike.seed)}
-        exported: dict[str, int | None] = {}
-        if plan.trust != "unsafe-none":
-            with clock.stage("scoring and audiences"):
-                for name in begun.nodes:
-                    chosen = seeds.audience if name not in holders else None
-                    exported[name] = _activated(order, name, chosen, begun.file.run, say)
-        summary = _summary(order, begun, base, released, seeds, listed, holders, exported, clock)
+        summary = _summary(order, begun, base, released, seeds, listed, holders, clock)
+    if plan.trust != "unsafe-none":
+        with clock.stage("scoring"):
+            for name in begun.folders:
+                _scored(order, name)
+        if before_exports is not None:
+            before_exports(begun)
+        with clock.stage("audiences"):
+            exported = {
+                name: _exported(order, name, seeds.audience, begun.file.run, say)
+                for name in begun.folders
+                if seeds.audience is not None and name not in holders
+            }
+        summary = _with_exports(summary, exported, clock)
     write_bytes(order.out / "lookalike.json", summary.to_bytes())
     write_bytes(order.out / "report.html", render_lookalike_report(summary).encode())
     return summary
@@ -125,15 +141,18 @@ def _has_list(node: Node, name: str) -> bool:
     return any(known.name == name and not known.removed for known in node.seeds.lists())
 
 
-def _activated(order: SimulationOrder, name: str, level: str | None, run: str, say: Say) -> int | None:
-    """Score an institution's customers and, where a level is given, export that audience: how many, if it did."""
+def _scored(order: SimulationOrder, name: str) -> None:
+    """Score an institution's customers, which keeps a copy of the model to be audited by."""
+    with open_records(order.state_folder / name) as records:
+        records.models.add(order.out / LOOKALIKE_FILE)
+        score_customers_file(records, order.out / LOOKALIKE_FILE, order.state_folder / name / SCORES_FILE)
+
+
+def _exported(order: SimulationOrder, name: str, level: str, run: str, say: Say) -> int | None:
+    """Export a level's audience at an institution: how many, if it did."""
     folder = order.state_folder / name
-    model, scores = order.out / LOOKALIKE_FILE, folder / "scores.parquet"
     with open_records(folder) as records:
-        score_customers_file(records, model, scores)
-        if level is None:
-            return None
-        admitted = admit_model(records, model)
+        admitted = admit_model(records, order.out / LOOKALIKE_FILE)
         store, out = records.audiences(), folder / "exports" / run
         allowed = records.activation(order.plan.digest)
         made = next((known for known in list_audiences(store) if known.audience.name == run), None)
@@ -142,17 +161,43 @@ def _activated(order: SimulationOrder, name: str, level: str | None, run: str, s
                 made.audience
                 if made is not None
                 else create(
-                    store, scores, admitted.level(level), run, min_cell=order.plan.min_cell, activation=allowed
+                    store,
+                    folder / SCORES_FILE,
+                    admitted.level(level),
+                    run,
+                    min_cell=order.plan.min_cell,
+                    activation=allowed,
                 ).audience
             )
             if not out.exists():
                 export(store, audience.id, out, activation=allowed)
-        except RefusedError as error:  # too few for an audience there: no reason to end the run
-            say(f"  {name}: no audience, {error.message}")
+        except RefusedError as error:  # an institution that exports nothing is no reason to end the run
+            say(f"  {name}: no audience, {error}")
             return None
         people = read_manifest(out).added
         say(f"  {name}: an audience of {size_band(float(people))} customers exported")
         return people
+
+
+def export_changes(order: SimulationOrder, name: str, run: str) -> ExportManifest:
+    """Export once more what an institution exported in a campaign's run: what changed since.
+
+    Args:
+        order: of the campaign.
+        name: of the institution.
+        run: the campaign's run.
+
+    Raises:
+        RefusedError: rules or review do not let it go out any more.
+    """
+    folder = order.state_folder / name
+    out = folder / "exports" / f"{run}-changes"
+    if not out.exists():
+        with open_records(folder) as records:
+            store = records.audiences()
+            made = next(known.audience for known in list_audiences(store) if known.audience.name == run)
+            export(store, made.id, out, activation=records.activation(order.plan.digest))
+    return read_manifest(out)
 
 
 def _summary(
@@ -163,7 +208,6 @@ def _summary(
     seeds: SeedOrder,
     listed: set[str],
     holders: set[str],
-    exported: Mapping[str, int | None],
     clock: Clock,
 ) -> LookalikeSummary:
     campaign, encoder = released.document, base.document
@@ -186,7 +230,7 @@ def _summary(
                 encoder_spent=node.ledger.spent(encoder.plan.digest),
                 encoder=encoder.plan,
                 role="seeds" if name in holders else "audience",
-                exported=exported.get(name),
+                exported=None,
             )
             for name, node in begun.nodes.items()
         ),
@@ -195,6 +239,21 @@ def _summary(
         collusion=collusion(spends, campaign.plan, len(begun.nodes)),
         encoder_collusion=collusion(encoder_spends, encoder.plan, len(begun.nodes)),
         truth=_truth(begun, released, seeds.concept, listed, holders) if seeds.concept is not None else None,
+    )
+
+
+def _with_exports(summary: LookalikeSummary, exported: Mapping[str, int | None], clock: Clock) -> LookalikeSummary:
+    """The summary with what was exported, and when that was done."""
+
+    def entry(one: Participant) -> Participant:
+        people = exported.get(one.facts.name)
+        if people is None:
+            return one
+        return one.model_copy(update={"exports": True, "exported": ExportBand.of(people)})
+
+    institutions = tuple(entry(one) for one in summary.institutions)
+    return summary.model_copy(
+        update={"institutions": institutions, "stages": tuple(clock.stages), "finished": datetime.now(UTC)}
     )
 
 

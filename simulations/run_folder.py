@@ -52,6 +52,7 @@ from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.grid import run_in_process
 from cohortium.simulations.nodes import STATE_FOLDER, ray_client_app
 from cohortium.simulations.ray_engine import run_on_ray
+from cohortium.simulations.reviewing import enrolled
 from cohortium.simulations.sources import CustomerData
 from cohortium.simulations.unsafe import PlainSums
 from cohortium.study.charter import CHARTER_SCHEMA, SIMULATION, Charter, Institution, parse_charter
@@ -98,6 +99,8 @@ class SimulationOrder:
         resume: continue the run that `out` holds.
         base: for a campaign, the encoder's model that its plan names.
         governance: consent and rules of the institutions; without it no rule is in force and everybody counts.
+        onboarded: names of institutions whose tables `state` has from an earlier run on the same data and contract;
+            the data is not read again.
     """
 
     plan: Plan
@@ -112,6 +115,7 @@ class SimulationOrder:
     resume: bool = False
     base: Model[EncoderModel] | None = None
     governance: SimulatedGovernance | None = None
+    onboarded: tuple[str, ...] = ()
 
     @property
     def state_folder(self) -> Path:
@@ -185,6 +189,8 @@ def begin_run(
         nodes = _open_nodes(order, folders, stack)
         ready(nodes)
         charter = _charter_of(order, folders)
+        if order.governance is not None:
+            charter = enrolled(charter, folders)
         write_json(order.out / "charter.json", charter.to_json())
         if order.plan.trust != "unsafe-none":
             _approve(order, charter, run, nodes)
@@ -257,8 +263,8 @@ def _resumable(order: SimulationOrder, path: Path) -> RunFile:
 def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
     """Every institution's state folder by name, with its customer table in it."""
     listing = order.out / "institutions.json"
-    if listing.exists():
-        folders = {name: order.state_folder / name for name in _listed(listing)}
+    if listing.exists() or order.onboarded:
+        folders = {name: order.state_folder / name for name in order.onboarded or _listed(listing)}
         for folder in folders.values():
             if not (folder / "customers" / "onboarding.json").exists():
                 raise OutputError(
@@ -267,6 +273,7 @@ def _onboarded(order: SimulationOrder, say: Say) -> dict[str, Path]:
                     fix="put it back: its ledger is the only record of what was spent",
                 )
         say("customer tables are there already")
+        write_json(listing, {"schema": _LISTING_SCHEMA, "institutions": list(folders)})
         return folders
     work = order.out / _WORK
     shutil.rmtree(work, ignore_errors=True)
@@ -411,20 +418,27 @@ def _approve(order: SimulationOrder, charter: Charter, file: RunFile, nodes: Map
         node.store.approve(order.plan, order.contract, charter)
 
 
-def run_plan(order: SimulationOrder, begun: Begun, say: Say) -> Released:
-    """Have the institutions answer the plan, by the apps that run deployed."""
+def run_plan(
+    order: SimulationOrder, begun: Begun, say: Say, after: Callable[[Asked], None] = lambda _asked: None
+) -> Released:
+    """Have the institutions answer the plan, by the apps that run deployed; `after` is called after every question."""
     run, nodes = begun.file.run, begun.nodes
+
+    def progress(asked: Asked) -> None:
+        say(_asked(asked))
+        after(asked)
+
     if order.plan.trust == "unsafe-none":
         say("  NO NOISE: this run protects nobody")
         plain = PlainSums([node.asked_about.of(order.plan) for node in nodes.values()])
-        return run_study(order.plan, order.contract, run, plain, lambda asked: say(_asked(asked)), order.base)
+        return run_study(order.plan, order.contract, run, plain, progress, order.base)
     delivered: list[Released] = []
     study = StudyOrder(order.plan, order.contract, begun.charter, run=run, expected=len(nodes), base=order.base)
     database = open_store(order.out / "coordinator.sqlite")
     try:
         with coordinator_log(order, begun.charter) as log:
             store = SqlOnceStore(database)
-            server = make_server_app(study, store, log, delivered.append, lambda asked: say(_asked(asked)))
+            server = make_server_app(study, store, log, delivered.append, progress)
             _run_apps(order, server, nodes)
     finally:
         database.dispose()

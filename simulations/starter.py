@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from cohortium.privacy.secure_sum import LEAST_CONTRIBUTIONS, MAX_PARTIES, usual_contributions
 from cohortium.simulations.bank_world import bank_world_contract_text
 from cohortium.simulations.datasets import contract_text
 from cohortium.simulations.sources import BANK_WORLD, institutions_of
+from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.bundle import Bundle
 from cohortium.study.contract import Contract, parse_contract
 from cohortium.study.errors import Defect, OutputError
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
@@ -17,7 +21,14 @@ from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 from cohortium.study.segment_plan import SegmentPlan
 
-__all__ = ["demo_campaign_plan", "demo_encoder_plan", "demo_plan", "write_starter"]
+__all__ = [
+    "demo_audit_plan",
+    "demo_campaign_plan",
+    "demo_encoder_plan",
+    "demo_monitoring_plan",
+    "demo_plan",
+    "write_starter",
+]
 
 
 def demo_plan(contract: Contract) -> SegmentPlan:
@@ -44,8 +55,29 @@ def demo_campaign_plan(contract: Contract, model: str) -> LookalikePlan:
     return plan
 
 
-def _demo(name: str, contract: Contract, **more: str) -> Plan:
-    return parse_plan({**tomllib.loads(_packaged(name)), "contract": contract.digest, **more}, place=name)
+def demo_audit_plan(contract: Contract, model: str) -> AuditPlan:
+    """The demo's plan of an audit, by all protected features, of the campaign's model of that digest."""
+    return _audit("demo.audit.plan.toml", contract, {"model": model})
+
+
+def demo_monitoring_plan(contract: Contract, bundle: Bundle) -> AuditPlan:
+    """The demo's plan of an audit, by all protected features, of the segments in that bundle."""
+    return _audit("demo.monitoring.plan.toml", contract, {"model": bundle.digest, "segments": len(bundle.segments)})
+
+
+def _audit(name: str, contract: Contract, audited: Mapping[str, Any]) -> AuditPlan:
+    attributes = [feature.name for feature in contract.protected_features]
+    plan = _demo(name, contract, audit={**audited, "attributes": attributes})
+    if not isinstance(plan, AuditPlan):
+        raise Defect(f"{name} is no audit")
+    return plan
+
+
+def _demo(name: str, contract: Contract, *, audit: Mapping[str, Any] | None = None, **more: str) -> Plan:
+    document = {**tomllib.loads(_packaged(name)), "contract": contract.digest, **more}
+    if audit is not None:
+        document["audit"] = {**document["audit"], **audit}
+    return parse_plan(document, place=name)
 
 
 def write_starter(

@@ -18,7 +18,7 @@ from cohortium.study.plan import PLAN_FORMS, Plan
 from cohortium.study.segment_plan import SegmentPlan
 from cohortium.study.validation import suggestion
 
-__all__ = ["PLAN_KINDS", "load_plan", "named_model", "parse_plan"]
+__all__ = ["PLAN_KINDS", "load_plan", "named_audited", "named_model", "parse_plan"]
 
 PLAN_KINDS: Mapping[str, type[Plan]] = MappingProxyType(
     {"segments": SegmentPlan, "encoder": EncoderPlan, "lookalike": LookalikePlan, "audit": AuditPlan}
@@ -56,13 +56,19 @@ def named_model(path: Path) -> Path | None:
     return path.parent / named if isinstance(named, str) and not named.startswith("sha256:") else None
 
 
-def _name_audited(document: dict[str, Any], path: Path) -> None:
-    """An audit's plan file names a bundle or a campaign's model by its file; the digest takes its place."""
-    audit = document.get("audit")
+def named_audited(path: Path) -> Path | None:
+    """The bundle or campaign's model that an audit's plan file names by its file, relative to the plan's folder."""
+    audit = read_toml(path, PlanError).get("audit")
     named = audit.get("model") if isinstance(audit, dict) else None
-    if not isinstance(audit, dict) or not isinstance(named, str) or named.startswith("sha256:"):
+    return path.parent / named if isinstance(named, str) and not named.startswith("sha256:") else None
+
+
+def _name_audited(document: dict[str, Any], path: Path) -> None:
+    """The digest takes the place of the file's name."""
+    file = named_audited(path)
+    if file is None:
         return
-    file = path.parent / named
+    audit = document["audit"]
     bundled = audit.get("of") == "segments"
     digest = load_bundle(file).digest if bundled else load_model(file, LookalikeModel, signer=None).digest
     document["audit"] = {**audit, "model": digest}

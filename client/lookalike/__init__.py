@@ -4,6 +4,7 @@ May import what `client` may. Reads a node's records and its table of customers,
 Must never happen here: a score or a reason sent through the federation, a customer value in a message, half a file.
 """
 
+from cohortium.client.lookalike.activating import REVIEW_FILE, GovernedActivation, case_documents
 from cohortium.client.lookalike.admission import AdmittedModel, admit_model, approved_plan, load_approved
 from cohortium.client.lookalike.forecast import forecast_list
 from cohortium.client.lookalike.reasons import REASONS, contributions, leading_reasons
@@ -13,12 +14,15 @@ from cohortium.client.lookalike.scoring import ScoredCustomers, score_customers_
 
 __all__ = [
     "REASONS",
+    "REVIEW_FILE",
     "AdmittedModel",
+    "GovernedActivation",
     "NodeRecords",
     "RefinedList",
     "ScoredCustomers",
     "admit_model",
     "approved_plan",
+    "case_documents",
     "contributions",
     "forecast_list",
     "leading_reasons",

@@ -13,10 +13,11 @@ The decision stands in the audit log before the first row is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +27,30 @@ from cohortium.client.audience.activation import Clearance
 from cohortium.client.audience.store import Audience
 from cohortium.client.node import NodeBooks
 from cohortium.client.people import AuditModels
-from cohortium.client.store import Approval
+from cohortium.client.store import Approval, NodeStore
 from cohortium.governance.consent import Snapshot
-from cohortium.governance.evidence import ModelCard, model_card
+from cohortium.governance.evidence import Dpia, ModelCard, model_card
 from cohortium.governance.fairness import FairnessResult
 from cohortium.governance.review import (
     Case,
+    Part,
     ReviewStore,
     Standing,
     document_digest,
     require_approved,
     review_facts,
 )
-from cohortium.governance.rules import Facts
+from cohortium.governance.rules import Decision, Facts
 from cohortium.privacy.ledger import open_store
 from cohortium.study.errors import RefusedError
 from cohortium.study.model import LookalikeModel, Model
 
-__all__ = ["REVIEW_FILE", "GovernedActivation", "campaign_card"]
+__all__ = ["REVIEW_FILE", "GovernedActivation", "campaign_card", "case_documents"]
 
 REVIEW_FILE = "review.sqlite"
 
 _PLACE = "review"
+_Kept = TypeVar("_Kept", FairnessResult, Dpia)
 _OPEN = "open one with `cohortium review open`, and have it signed"
 
 
@@ -124,7 +127,7 @@ class GovernedActivation:
         for case in reversed(store.cases()):
             if (case.kind, case.institution) != ("audience_export", self.institution):
                 continue
-            result = _fairness(store, case)
+            result = _read(FairnessResult, store, case, "audit")
             if result is not None and (result.audited, result.level) == (audience.model, audience.level.name):
                 return case, result
         raise RefusedError(
@@ -140,12 +143,15 @@ class GovernedActivation:
         if case.subject.card != campaign_card(model, result).digest:
             raise _not("card", case, "the card of this model and audit")
         decided = books.store.decisions(self.approval.plan.digest)
-        admissions = {one.id for one, _ in decided if one.admitted and one.stage == "admission"}
+        admissions = {one.id for one, _ in decided if _is_admission(one)}
         if case.subject.decision not in admissions:
             raise _not("policy decision", case, "one that admitted the campaign here")
-        dpia = store.document(case, "dpia")
-        if dpia.get("outcome") not in ("approve", "conditionally approve"):
-            raise _not("impact assessment", case, "one that came to an approval")
+        assessed = _read(Dpia, store, case, "dpia")
+        wanted = self.approval.plan.digest, self.institution
+        if assessed is None or (assessed.plan, assessed.institution) != wanted:
+            raise _not("impact assessment", case, "one of this campaign at this institution")
+        if assessed.state not in ("approve", "conditionally approve"):
+            raise _not("impact assessment", case, f"an approval: it came to '{assessed.state}'")
 
     def _audit_facts(self, result: FairnessResult, found: Standing) -> Facts:
         attributes = {name for metric in result.metrics for name in metric.attributes}
@@ -161,18 +167,56 @@ class GovernedActivation:
         )
 
 
+def case_documents(
+    held: AuditModels, kept: NodeStore, result: FairnessResult, assessed: Mapping[str, Any]
+) -> tuple[dict[Part, dict[str, Any]], Facts]:
+    """The four documents of a case about an audience: two that are given, one made and one kept by the node.
+
+    Args:
+        held: models that the node holds.
+        kept: its decisions.
+        result: the audit of the audience.
+        assessed: the impact assessment.
+
+    Returns:
+        The documents, and the facts on which the campaign was admitted here.
+
+    Raises:
+        RefusedError: the node does not hold the model that was audited, or nothing admitted its campaign here.
+    """
+    model = held.campaign(result.audited, "audit: audited")
+    decided = [pair for pair in kept.decisions(model.document.plan.digest) if _is_admission(pair[0])]
+    if not decided:
+        raise RefusedError(
+            "no decision admitted this campaign here", place=_PLACE, fix="give a decision of a run of the campaign"
+        )
+    decision, facts = decided[-1]
+    documents: dict[Part, dict[str, Any]] = {
+        "card": campaign_card(model, result).to_json(),
+        "audit": result.to_json(),
+        "dpia": dict(assessed),
+        "decision": decision.to_json(),
+    }
+    return documents, facts
+
+
+def _is_admission(decision: Decision) -> bool:
+    return decision.admitted and decision.stage == "admission"
+
+
 def campaign_card(model: Model[LookalikeModel], audit: FairnessResult) -> ModelCard:
     """The card under a case about an audience: of the campaign's model and that one audit."""
     return model_card(model, (audit,))
 
 
-def _fairness(store: ReviewStore, case: Case) -> FairnessResult | None:
-    document = store.document(case, "audit")
+def _read(kind: type[_Kept], store: ReviewStore, case: Case, part: Part) -> _Kept | None:
+    """A document of a case as what it should be; None where it is something else, which stands for nothing here."""
+    document = store.document(case, part)
     try:
-        result = FairnessResult.model_validate(document)
+        found = kind.model_validate(document)
     except ValidationError:
-        return None  # a document of another kind stands for nothing here
-    return result if document_digest(document) == result.digest else None
+        return None
+    return found if document_digest(document) == found.digest else None
 
 
 def _not(what: str, case: Case, wanted: str) -> RefusedError:
