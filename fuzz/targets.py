@@ -17,6 +17,7 @@ from typing import Any
 
 import files
 import numpy as np
+import packs
 import records
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -294,6 +295,8 @@ TARGETS = {f"sum-{kind.__name__}": Target(_message(kind), _sum_seeds(kind.__name
     "rule-pack": Target(records.read_pack_text, records.packs),
     "fact-sheet": Target(records.read_fact_sheet, records.fact_sheets),
     "case-file": Target(records.read_case_file, records.case_files),
+    "evidence-pack": Target(packs.read_pack, packs.packs),
+    "evidence-document": Target(packs.read_document, packs.documents),
     "consent-template": Target(records.read_template, records.templates),
     "consent-mapping": Target(records.read_mapping, records.mappings),
     "consent-rows": Target(records.read_consents, records.consent_files),

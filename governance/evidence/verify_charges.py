@@ -40,8 +40,7 @@ def _charges(party: Party, logs: Logs, plans: Mapping[str, Plan]) -> str | None:
     """Charges and `release` entries match one to one, and each costs what its question costs."""
     releases = _releases(party, logs)
     charges = {} if party.ledger is None else {one.sequence: one for one in party.ledger.charges}
-    if party.ledger is not None and len(charges) < len(party.ledger.charges):
-        raise wrong("two charges of one number")
+    _in_order("charges", [one.sequence for one in party.ledger.charges] if party.ledger is not None else [])
     if not releases and not charges:
         return None
     for number, one in releases.items():
@@ -146,6 +145,7 @@ def _consent(party: Party, logs: Logs) -> str | None:
     openings = {} if party.consent is None else {one.charge: one for one in party.consent.openings}
     if not releases and not openings:
         return None
+    _in_order("openings", [one.charge for one in party.consent.openings] if party.consent is not None else [])
     if strays := sorted(set(openings) - set(releases)):
         raise wrong(f"an opening of charge {strays[0]}, which no log entry names")
     for number, one in releases.items():
@@ -170,6 +170,11 @@ def _releases(party: Party, logs: Logs) -> dict[int, LoggedEntry]:
             raise wrong(f"log entry {one.index} is of no charge, or of one that an earlier entry is of")
         found[number] = one
     return found
+
+
+def _in_order(what: str, numbers: list[int]) -> None:
+    if numbers != sorted(set(numbers)):
+        raise wrong(f"{what} are not in order, each once")
 
 
 def _short(digest: str) -> str:

@@ -245,7 +245,15 @@ def test_a_pack_is_written_whole_or_not_at_all(tmp_path: Path, good: bytes, monk
         moving.write_bytes(b"after!")
         return measured(self, data, signature)
 
+    def taken(self: Manifest, data: bytes, signature: bytes) -> object:
+        (tmp_path / "taken.zip").write_bytes(b"somebody else's")
+        return measured(self, data, signature)
+
+    monkeypatch.setattr(Manifest, "entries", taken)
+    with pytest.raises(OutputError, match="exists already"):
+        packed(tmp_path / "taken.zip")
+    assert (tmp_path / "taken.zip").read_bytes() == b"somebody else's"
     monkeypatch.setattr(Manifest, "entries", meanwhile)
     with pytest.raises(DataError, match="changed while it was packed"):
         packed(tmp_path / "other.zip", (Source("moving", moving),))
-    assert {path.name for path in tmp_path.iterdir()} == {"pack.zip", "moving"}
+    assert {path.name for path in tmp_path.iterdir()} == {"pack.zip", "moving", "taken.zip"}

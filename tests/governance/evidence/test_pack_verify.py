@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ from cohortium.governance.log import (
 )
 from cohortium.governance.review import ReviewStore, Terms, open_case, read_identity, sign_statement
 from cohortium.governance.rules import Decision
+from cohortium.privacy.accounting import Spend, epsilon_spent, price
 from cohortium.privacy.ledger import open_store
+from cohortium.privacy.sharing import NoiseShare
 from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import own_data
@@ -289,12 +292,16 @@ def another_epsilon(held: Any) -> None:
     held["spent"][0]["epsilon"] -= 0.001
 
 
-def smaller_everywhere(held: Any) -> None:
-    """Charges and sums that agree with each other, and with no log."""
+def at_another_sigma(held: Any, times: Fraction) -> None:
+    """Charges, sums and epsilon that agree with each other, and with no log."""
+    total = Spend()
     for one in held["charges"]:
-        one["sigma"] = str(2 * int(one["sigma"]))
-        one["mu2"] = str(int(one["mu2"]) // 4 + 1)
-    held["spent"][0]["mu2"] = str(sum(int(one["mu2"]) for one in held["charges"]))
+        sigma, share = int(int(one["sigma"]) * times), NoiseShare(one["contributions"], one["colluders"])
+        cost = price(int(one["bound_squared"]), sigma, one["width"], share)
+        one.update(sigma=str(sigma), mu2=str(cost.mu2), tv=str(cost.tv))
+        total = total + cost
+    (stated,) = held["spent"]
+    stated.update(mu2=str(total.mu2), tv=str(total.tv), epsilon=epsilon_spent(total, stated["delta"]))
 
 
 OF_NO_LOG = {"cosignatures", "charges", "decisions", "consent", "contributions", "activations"}
@@ -309,7 +316,9 @@ TAMPERED: dict[str, tuple[str, Callable[[Any], Any], set[str]]] = {
     "charge's noise": ("ledger.json", charge(0, mechanism="discrete-gaussian"), {"charges"}),
     "charge removed": ("ledger.json", lambda held: held["charges"].pop(), {"charges", "epsilon"}),
     "charge twice": ("ledger.json", lambda held: held["charges"].append(held["charges"][0]), {"charges", "epsilon"}),
-    "cheaper charges": ("ledger.json", smaller_everywhere, {"charges", "epsilon"}),
+    "cheaper charges": ("ledger.json", lambda held: at_another_sigma(held, Fraction(2)), {"charges"}),
+    "dearer charges": ("ledger.json", lambda held: at_another_sigma(held, Fraction(1, 2)), {"charges", "epsilon"}),
+    "charges in another order": ("ledger.json", lambda held: held["charges"].reverse(), {"charges"}),
     "sum removed": ("ledger.json", lambda held: held["spent"].clear(), {"epsilon"}),
     "decision": (
         "decisions.json",
@@ -326,11 +335,18 @@ TAMPERED: dict[str, tuple[str, Callable[[Any], Any], set[str]]] = {
         lambda held: held["decisions"][0]["facts"]["facts"].update({"privacy.min_cell": 1}),
         {"decisions"},
     ),
+    "decision's plan": (
+        "decisions.json",
+        lambda held: held["decisions"][0].update(plan="sha256:" + "0" * 64),
+        {"decisions"},
+    ),
     "decisions removed": ("decisions.json", lambda held: held["decisions"].clear(), {"decisions", "activations"}),
     "activation's decision": ("decisions.json", lambda held: held["decisions"].pop(), {"activations"}),
     "consent's salt": ("consent.json", lambda held: held["openings"][0].update(salt="0" * 64), {"consent"}),
     "consent's root": ("consent.json", lambda held: held["openings"][1].update(root="0" * 64), {"consent"}),
     "opening removed": ("consent.json", lambda held: held["openings"].pop(), {"consent"}),
+    "opening twice": ("consent.json", lambda held: held["openings"].append(held["openings"][0]), {"consent"}),
+    "openings in another order": ("consent.json", lambda held: held["openings"].reverse(), {"consent"}),
     "opening of nothing": (
         "consent.json",
         lambda held: held["openings"].append({**held["openings"][0], "charge": 99}),
