@@ -126,7 +126,7 @@ def _add_run(gathered: Gathered, folder: Path) -> None:
         if schema in _RELEASED:
             gathered.add(Source(f"{place}{_RELEASED[schema]}", file.read_bytes()))
         elif schema == FAIRNESS_SCHEMA:
-            gathered.add(_added(file))
+            gathered.add(Source(f"fairness/{_hex(plan.digest)}.json", _json_file(file)))
 
 
 def _with_inner(folders: Sequence[Path]) -> list[Path]:

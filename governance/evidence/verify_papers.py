@@ -14,6 +14,7 @@ from cohortium.governance.evidence.verify_logs import Logs, ProvenLog, cosigned_
 from cohortium.governance.fairness import FAIRNESS_SCHEMA, FairnessResult
 from cohortium.governance.log import COORDINATOR
 from cohortium.governance.review import PARTS, document_digest, standing
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.bundle import Bundle, ReleaseRecord
 from cohortium.study.charter import Charter
 from cohortium.study.document import validated
@@ -233,6 +234,9 @@ def _fairness(given: FairnessResult | dict[str, Any], content: Content) -> str:
         raise wrong("is of a model that is not among what was released")
     if not isinstance(model, LookalikeModel if result.subject == "lookalike" else Bundle):
         raise wrong("is of another kind of model than the one it names")
+    asked = content.plans.get(result.plan)
+    if asked is not None and (not isinstance(asked, AuditPlan) or asked.audit.model != result.audited):
+        raise wrong("is of another model than the audit's plan names")
     if isinstance(model, LookalikeModel) and result.level not in {level.name for level in model.curve.levels}:
         raise wrong("is of a level that the model does not have")
     return f"{result.verdict}, of {result.audited[:19]}…"

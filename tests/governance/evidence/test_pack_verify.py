@@ -49,7 +49,7 @@ from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import own_data
 from cohortium.simulations.study import simulate
 from cohortium.study.bundle import Bundle
-from cohortium.study.canonical import canonical_bytes
+from cohortium.study.canonical import canonical_bytes, digest_json
 from cohortium.study.charter import Charter, enrol_reviewer, parse_charter, prove_possession
 from cohortium.study.errors import DataError
 from cohortium.study.plans import load_plan
@@ -375,6 +375,11 @@ TAMPERED: dict[str, tuple[str, Callable[[Any], Any], set[str]]] = {
         lambda held: held.update(level="narrow"),
         {"reviews", "activations"},
     ),
+    "case's card": (
+        "reviews/spring-1/card.json",
+        lambda held: held.update(model="sha256:" + "0" * 64),
+        {"reviews", "activations"},
+    ),
     "case's statement removed": ("reviews/spring-1/case.json", lambda held: held["statements"].pop(), {"activations"}),
     "case's first statement removed": (
         "reviews/spring-1/case.json",
@@ -463,7 +468,7 @@ def fairness(scene: Scene, **changes: Any) -> bytes:
     made = {
         "subject": "segments",
         "audited": scene.bundle.digest,
-        "plan": scene.plan,
+        "plan": "sha256:" + "1" * 64,
         "made": date(2026, 1, 1),
         "alpha": 0.05,
         "minimum_cell": 50.0,
@@ -488,6 +493,7 @@ def test_fairness_and_attack_audits_are_checked(scene: Scene, tmp_path: Path) ->
     for wrong in (
         {"fairness/segments.json": fairness(scene, audited="sha256:" + "0" * 64)},
         {"fairness/segments.json": fairness(scene, subject="lookalike")},
+        {"fairness/segments.json": fairness(scene, plan=scene.plan)},
     ):
         assert failed(scene.verified({**scene.docs, **wrong}, tmp_path / f"{len(list(tmp_path.iterdir()))}.zip")) == {
             "fairness"
@@ -508,6 +514,121 @@ def test_an_owner_who_rewrites_the_log_is_found_by_what_others_saw(scene: Scene,
     made = read_log(tmp_path / "log.sqlite", key).part(None, quorum_for(scene.charter, "north"))
     found = scene.verified({**scene.docs, f"{NORTH}log.json": made.to_bytes()}, tmp_path / "pack.zip")
     assert failed(found) == {"cosignatures", "witnesses", "contributions", "activations"}, messages(found)
+
+
+def relogged(scene: Scene, name: str, change: Callable[[list[Any]], Any], place: Path) -> bytes:
+    """A party's log as if it had been another from the start, cosigned by everybody."""
+    institution = None if name == "coordinator" else name
+    home, origin = scene.out / "institutions" / name, log_origin(scene.charter.name, institution)
+    key = read_identity(home / ("coordinator.pem" if institution is None else "identity.pem"))
+    entries = [one["entry"] for one in json.loads(scene.docs[f"parties/{name}/log.json"])["entries"]]
+    change(entries)
+    log = AuditLog(open_store(place), origin, Ed25519Signer(origin, key))
+    log.append(entries)
+    note = parse_note(log.checkpoint())
+    for other in set(NAMES) - {name}:
+        witness = read_identity(scene.out / "institutions" / other / "identity.pem")
+        note = note.signed(Cosigner(log_origin(scene.charter.name, other), witness, 1_772_000_000))
+    log.keep_cosigned(note.to_text())
+    return read_log(place, key).part(None, quorum_for(scene.charter, institution)).to_bytes()
+
+
+def later(entries: list[Any]) -> None:
+    """The run was admitted after its first release."""
+    entries[0], entries[1] = entries[1], entries[0]
+
+
+def other_leaf(entries: list[Any]) -> None:
+    entries[0]["contributions"]["north"] = entries[1]["contributions"]["north"]
+
+
+CONSPIRED: dict[str, tuple[str, Callable[[list[Any]], Any], str]] = {
+    "a question of another entry": ("coordinator", other_leaf, "contributions : question 0 names entry 2 of north"),
+    "another decision taken": (
+        "coordinator",
+        lambda entries: entries[0]["contributions"]["north"].update(decision="none"),
+        "contributions : question 0 names entry 1 of north, which is of something else",
+    ),
+    "no contributions": (
+        "coordinator",
+        lambda entries: entries[0].pop("contributions"),
+        "contributions : question 0 does not say whose contributions were taken",
+    ),
+    "another release": (
+        "coordinator",
+        lambda entries: entries[-1].update(released="sha256:" + "0" * 64),
+        "is not what the coordinator's log says was released",
+    ),
+    "admitted afterwards": ("north", later, "decisions north: log entry 0 is of a run that decision"),
+    "admitted by no rule": (
+        "north",
+        lambda entries: entries[0].update(admitted="false"),
+        "decisions north: log entry 1 is of a run that decision",
+    ),
+    "logged twice": (
+        "north",
+        lambda entries: entries.insert(2, entries[1]),
+        "charges north: log entry 2 is of no charge, or of one that an earlier entry is of",
+    ),
+    "cheaper in the log": (
+        "north",
+        lambda entries: entries[1].update(mu2="1"),
+        "charges north: charge 1 and log entry 1 do not agree: mu2",
+    ),
+    "another total variation in the log": (
+        "north",
+        lambda entries: entries[1].update(tv="1"),
+        "charges north: charge 1 and log entry 1 do not agree: tv",
+    ),
+    "an export of another model": (
+        "north",
+        lambda entries: entries[-1].update(model="sha256:" + "0" * 64),
+        "activations north: entry 10: the case's audit is of another model or level",
+    ),
+    "an export that was refused": (
+        "north",
+        lambda entries: entries[-1].update(admitted="false"),
+        "activations north: entry 10: says something else than the decision",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CONSPIRED)
+def test_logs_that_all_cosigned_still_have_to_agree_with_each_other(what: str, scene: Scene, tmp_path: Path) -> None:
+    name, change, message = CONSPIRED[what]
+    docs = {**scene.docs, f"parties/{name}/log.json": relogged(scene, name, change, tmp_path / "log.sqlite")}
+    docs = {place: data for place, data in docs.items() if not place.endswith("witnessed.json")}
+    found = scene.verified(docs, tmp_path / "pack.zip")
+    assert message in messages(found), messages(found)
+    assert not found.passed
+    assert not failed(found) & {"checkpoints", "log entries", "cosignatures", "documents"}
+
+
+def test_an_export_on_one_signature_is_found(scene: Scene, tmp_path: Path) -> None:
+    case = json.loads(scene.docs[f"{NORTH}reviews/spring-1/case.json"])
+    first = digest_json(case["statements"][0]["statement"])
+    log = relogged(scene, "north", lambda entries: entries[-1].update(statement=first), tmp_path / "log.sqlite")
+    found = scene.verified({**scene.docs, f"{NORTH}log.json": log}, tmp_path / "pack.zip")
+    assert "activations north: entry 10: the case was waiting by the statements" in messages(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mu2": 1}, "step 0 did not cost north what is stated"),
+        ({"institutions": 4}, "step 0 is of more institutions than the log names"),
+        ({"question": "sha256:" + "0" * 64}, "step 0 is of more institutions than the log names"),
+    ],
+)
+def test_a_release_that_was_not_paid_for_as_it_says_is_found(
+    changes: dict[str, Any], message: str, scene: Scene, tmp_path: Path
+) -> None:
+    place = named(scene, "released/")
+    docs = edited(scene.docs, place, lambda held: held["releases"][0].update(changes))
+    digest = Bundle.model_validate_json(docs[place]).digest
+    log = relogged(scene, "coordinator", lambda entries: entries[-1].update(released=digest), tmp_path / "log.sqlite")
+    found = scene.verified({**docs, "parties/coordinator/log.json": log}, tmp_path / "pack.zip")
+    assert message in messages(found), messages(found)
 
 
 def test_a_log_that_was_altered_is_not_packed(scene: Scene, tmp_path: Path) -> None:
