@@ -464,6 +464,14 @@ def test_a_document_without_a_place_is_found(name: str, scene: Scene, tmp_path: 
     assert name in messages(found)
 
 
+def test_a_document_has_one_way_to_be_written(scene: Scene, tmp_path: Path) -> None:
+    name = f"{NORTH}consent.json"
+    spaced = json.dumps(json.loads(scene.docs[name]), indent=1).encode()
+    found = scene.verified({**scene.docs, name: spaced}, tmp_path / "pack.zip")
+    assert failed(found) == {"documents", "consent"}
+    assert f"documents {name}: is not canonical JSON" in messages(found)
+
+
 def fairness(scene: Scene, **changes: Any) -> bytes:
     made = {
         "subject": "segments",
@@ -490,14 +498,17 @@ def test_fairness_and_attack_audits_are_checked(scene: Scene, tmp_path: Path) ->
     assert "nothing is checked of added/card.md but the bytes" in messages(found)
     assert not {one.check for one in found.findings if one.status == "absent"}
     audit["claims"] = [{**claim, "flagged": True}]
-    for wrong in (
-        {"fairness/segments.json": fairness(scene, audited="sha256:" + "0" * 64)},
-        {"fairness/segments.json": fairness(scene, subject="lookalike")},
-        {"fairness/segments.json": fairness(scene, plan=scene.plan)},
+    for number, (changes, message) in enumerate(
+        (
+            ({"audited": "sha256:" + "0" * 64}, "is of a model that is not among what was released"),
+            ({"subject": "lookalike"}, "is of another kind of model than the one it names"),
+            ({"plan": scene.plan}, "is of another model than the audit's plan names"),
+        )
     ):
-        assert failed(scene.verified({**scene.docs, **wrong}, tmp_path / f"{len(list(tmp_path.iterdir()))}.zip")) == {
-            "fairness"
-        }
+        docs = {**scene.docs, "fairness/segments.json": fairness(scene, **changes)}
+        found = scene.verified(docs, tmp_path / f"{number}.zip")
+        assert failed(found) == {"fairness"}
+        assert message in messages(found)
     refuted = {**scene.docs, "attack-audit.json": json.dumps(audit).encode()}
     assert failed(scene.verified(refuted, tmp_path / "refuted.zip")) == {"attack audit"}
 
@@ -604,12 +615,17 @@ def test_logs_that_all_cosigned_still_have_to_agree_with_each_other(what: str, s
     assert not failed(found) & {"checkpoints", "log entries", "cosignatures", "documents"}
 
 
-def test_an_export_on_one_signature_is_found(scene: Scene, tmp_path: Path) -> None:
+def test_an_export_on_one_signature_or_on_another_decision_is_found(scene: Scene, tmp_path: Path) -> None:
     case = json.loads(scene.docs[f"{NORTH}reviews/spring-1/case.json"])
-    first = digest_json(case["statements"][0]["statement"])
-    log = relogged(scene, "north", lambda entries: entries[-1].update(statement=first), tmp_path / "log.sqlite")
-    found = scene.verified({**scene.docs, f"{NORTH}log.json": log}, tmp_path / "pack.zip")
-    assert "activations north: entry 10: the case was waiting by the statements" in messages(found)
+    for number, (changes, message) in enumerate(
+        (
+            ({"statement": digest_json(case["statements"][0]["statement"])}, "the case was waiting by the statements"),
+            ({"decision": case["case"]["subject"]["decision"]}, "names a decision that is not there or was altered"),
+        )
+    ):
+        log = relogged(scene, "north", lambda held, changes=changes: held[-1].update(changes), tmp_path / f"{number}")
+        found = scene.verified({**scene.docs, f"{NORTH}log.json": log}, tmp_path / f"{number}.zip")
+        assert f"activations north: entry 10: {message}" in messages(found)
 
 
 @pytest.mark.parametrize(
