@@ -32,6 +32,7 @@ __all__ = [
     "MANIFEST",
     "MANIFEST_SIGNATURE",
     "MAX_DOCUMENT",
+    "MAX_JSON",
     "PACK_SCHEMA",
     "Manifest",
     "PackedDocument",
@@ -48,6 +49,9 @@ MANIFEST, MANIFEST_SIGNATURE = "manifest.json", "manifest.sig"
 
 MAX_DOCUMENT = 2**30
 """Bytes of the largest document."""
+
+MAX_JSON = 2**26
+"""Bytes of the largest document of JSON: those are read at once."""
 
 _LABEL = f"{PACK_SCHEMA}\n".encode()
 _MAX_DOCUMENTS = 50_000
@@ -66,13 +70,13 @@ class PackedDocument(Agreed):
 
     Args:
         name: where it stands in the archive; relative, no part of it begins with a dot.
-        size: bytes.
+        size: bytes; of JSON at most `MAX_JSON`.
         sha256: its digest.
         crc32: its checksum, 8 hexadecimal digits: the archive carries it.
         media: its media type.
     """
 
-    name: Annotated[str, StringConstraints(pattern=_NAME, max_length=250)]
+    name: Annotated[str, StringConstraints(pattern=_NAME, max_length=1600)]
     size: Annotated[int, Field(strict=True, ge=0, le=MAX_DOCUMENT)]
     sha256: Annotated[str, StringConstraints(pattern=_DIGEST)]
     crc32: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
@@ -216,12 +220,13 @@ def _write(out: Path, entries: Sequence[Entry], contents: Sequence[bytes | Path]
 
 def _measured(source: Source) -> PackedDocument:
     size, crc, sha = 0, 0, hashlib.sha256()
+    most = MAX_JSON if source.media == "application/json" else MAX_DOCUMENT
     for chunk in _chunks(source.content):
         size, crc = size + len(chunk), zlib.crc32(chunk, crc)
         sha.update(chunk)
-        if size > MAX_DOCUMENT:
+        if size > most:
             raise DataError(
-                "is too large for a pack", place=source.name, fix=f"pack files up to {MAX_DOCUMENT:,} bytes"
+                f"is above the {most:,} bytes that a pack takes", place=source.name, fix="build the pack of fewer plans"
             )
     raw = {
         "name": source.name,

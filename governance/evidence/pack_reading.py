@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cohortium.governance.evidence.pack import MANIFEST, MANIFEST_SIGNATURE, PACK_SCHEMA, Manifest, signable
+from cohortium.governance.evidence.pack import (
+    MANIFEST,
+    MANIFEST_SIGNATURE,
+    MAX_JSON,
+    PACK_SCHEMA,
+    Manifest,
+    PackedDocument,
+    signable,
+)
 from cohortium.governance.evidence.pack_container import (
     HEADER_SIZE,
     MAX_PACK,
@@ -32,7 +40,6 @@ __all__ = ["AlteredError", "Pack", "open_pack"]
 
 _MAX_MANIFEST = 2**24
 _MAX_TAIL = 2**25
-_MAX_READ = 2**26
 _SIGNATURE_SIZE = 128
 _CHUNK = 2**20
 _HEX = frozenset(b"0123456789abcdef")
@@ -61,11 +68,13 @@ class Pack:
         path: the file.
         manifest: what is in it.
         offsets: where every document begins.
+        packed: every document as the manifest lists it, by name.
     """
 
     path: Path
     manifest: Manifest
     offsets: dict[str, int]
+    packed: dict[str, PackedDocument]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,8 +83,8 @@ class Pack:
 
     def read(self, name: str) -> bytes:
         """A document's bytes; `DataError` for one that is too large to be read at once, or changed since."""
-        packed = next(one for one in self.manifest.documents if one.name == name)
-        if packed.size > _MAX_READ:
+        packed = self.packed[name]
+        if packed.size > MAX_JSON:
             raise DataError("is too large to be read", place=name, fix="build the pack of fewer plans")
         try:
             with self.path.open("rb") as file:
@@ -93,7 +102,7 @@ class Pack:
 
     def unpack(self, name: str, out: Path) -> None:
         """Write a document to a file; it is verified again on the way."""
-        packed, sha = next(one for one in self.manifest.documents if one.name == name), hashlib.sha256()
+        packed, sha = self.packed[name], hashlib.sha256()
         try:
             with self.path.open("rb") as file, out.open("xb") as target:
                 file.seek(self.offsets[name])
@@ -139,7 +148,8 @@ def _opened(path: Path, file: BinaryIO, charter: Charter) -> Pack:
         data, signature = _first_two(file, claimed)
         manifest = _signed_manifest(data, signature, charter)
         if manifest is not None:
-            return Pack(path, manifest, _compared(file, size, manifest, manifest.entries(data, signature)))
+            packed = {one.name: one for one in manifest.documents}
+            return Pack(path, manifest, _compared(file, size, packed, manifest.entries(data, signature)), packed)
     raise _unsigned(file, size, [claimed for claimed, _ in sizes.most_common(1)], claims, charter)
 
 
@@ -163,9 +173,8 @@ def _signed_manifest(data: bytes, signature: bytes, charter: Charter) -> Manifes
     return manifest if has_signed(verifier.public.hex(), signature.decode(), signable(data)) else None
 
 
-def _compared(file: BinaryIO, size: int, manifest: Manifest, entries: list[Entry]) -> dict[str, int]:
+def _compared(file: BinaryIO, size: int, packed: dict[str, PackedDocument], entries: list[Entry]) -> dict[str, int]:
     """Where every document begins, once the whole file was compared; `AlteredError` at the first difference."""
-    packed = {one.name: one for one in manifest.documents}
     offsets: dict[str, int] = {}
     end = 0
     for region in layout(entries):

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cohortium.governance.evidence import pack as pack_module
 from cohortium.governance.evidence.pack import MANIFEST, MANIFEST_SIGNATURE, Manifest, Source, signable, write_pack
 from cohortium.governance.evidence.pack_container import Region, archive_size, directory, layout, local_header
 from cohortium.governance.evidence.pack_reading import AlteredError, open_pack
@@ -181,6 +182,13 @@ def test_a_signed_manifest_has_to_be_canonical(good: bytes, place: Path, charter
     assert where(resigned(spaced, contents, place), place, charter) is not None
 
 
+def test_json_that_nobody_could_read_again_is_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_module, "MAX_JSON", 9)
+    assert packed(tmp_path / "good.zip", (Source("a.json", b"123456789"), Source("a.bin", bytes(10), "x/y")))
+    with pytest.raises(DataError, match="above the 9 bytes that a pack takes"):
+        packed(tmp_path / "pack.zip", (Source("a.json", b"1234567890"),))
+
+
 def test_documents_have_one_order(good: bytes) -> None:
     held = json.loads(zipfile.ZipFile(io.BytesIO(good)).read(MANIFEST))
     assert Manifest.model_validate(held)
@@ -202,7 +210,7 @@ def test_documents_have_one_order(good: bytes) -> None:
         ("ü.json",),
         ("a\0b",),
         ("",),
-        ("x" * 251,),
+        ("x" * 1601,),
         ("a", "A"),
         ("a", "a"),
         ("a", "a/b"),

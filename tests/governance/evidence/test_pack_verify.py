@@ -464,6 +464,14 @@ def test_a_document_without_a_place_is_found(name: str, scene: Scene, tmp_path: 
     assert name in messages(found)
 
 
+def test_a_party_has_one_place(scene: Scene, tmp_path: Path) -> None:
+    """Its name escaped in another way would be a second place for the same institution."""
+    docs = {**scene.docs, "parties/nor%74h/consent.json": scene.docs[f"{NORTH}consent.json"]}
+    found = scene.verified(docs, tmp_path / "pack.zip")
+    assert failed(found) == {"documents"}
+    assert "parties/nor%74h/consent.json: is of nobody whom the charter names" in messages(found)
+
+
 def test_a_document_has_one_way_to_be_written(scene: Scene, tmp_path: Path) -> None:
     name = f"{NORTH}consent.json"
     spaced = json.dumps(json.loads(scene.docs[name]), indent=1).encode()
