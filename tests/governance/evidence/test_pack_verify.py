@@ -22,6 +22,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cohortium.cli.evidence_sources import of_node, of_runs
+from cohortium.client.evidence import node_part
+from cohortium.client.node import read_contract
 from cohortium.client.onboarding import parse_source
 from cohortium.client.store import NodeStore
 from cohortium.governance.evidence.pack import MANIFEST, MANIFEST_SIGNATURE, Manifest, Source, write_pack
@@ -41,8 +43,8 @@ from cohortium.governance.log import (
 )
 from cohortium.governance.review import ReviewStore, Terms, open_case, read_identity, sign_statement
 from cohortium.governance.rules import Decision
-from cohortium.privacy.accounting import Spend, epsilon_spent, price
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent, price
+from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.privacy.sharing import NoiseShare
 from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.run_folder import SimulationOrder
@@ -51,8 +53,8 @@ from cohortium.simulations.study import simulate
 from cohortium.study.bundle import Bundle
 from cohortium.study.canonical import canonical_bytes, digest_json
 from cohortium.study.charter import Charter, enrol_reviewer, parse_charter, prove_possession
-from cohortium.study.errors import DataError
-from cohortium.study.plans import load_plan
+from cohortium.study.errors import DataError, RefusedError
+from cohortium.study.plans import load_plan, parse_plan
 
 NAMES = ("north", "south", "west")
 NORTH = "parties/north/"
@@ -756,6 +758,35 @@ def test_a_node_s_own_pack_says_what_it_cannot_show(scene: Scene, tmp_path: Path
         "charges",
         "epsilon",
     }
+
+
+def test_a_pack_of_one_plan_tells_nothing_of_another(scene: Scene, tmp_path: Path) -> None:
+    folder = tmp_path / "north"
+    shutil.copytree(scene.out / "institutions" / "north", folder)
+    other = parse_plan({**scene.bundle.plan.to_json(), "name": "other"})
+    database = open_store(folder / "node.sqlite")
+    store = NodeStore(database)
+    store.approve(other, read_contract(folder), scene.charter)
+    ((admission, facts),) = store.decisions(scene.plan)
+    decision = Decision.model_validate({**admission.to_json(), "salt": "0" * 64})
+    store.keep_decision(other.digest, "1" * 32, decision.id, admitted=True, documents=(decision, facts))
+    ledger = Ledger(database, "north", budget_for(3.0, 1e-6))
+    ledger.reserve(other.digest, "1" * 32, budget_for(1.0, 1e-6), other.expires)
+    slot, share = Slot(other.digest, "1" * 32, "marginals", 0, 1), NoiseShare(3, 1)
+    ledger.charge(slot, "sha256:" + "7" * 64, width=1, bound_squared=2**60, sigma=2**40, share=share)
+    database.dispose()
+    key, origin = read_identity(folder / "identity.pem"), log_origin(scene.charter.name, "north")
+    log = AuditLog(open_store(folder / "log.sqlite"), origin, Ed25519Signer(origin, key))
+    log.append([{"event": "admission", "plan": other.digest, "decision": decision.id}, {"event": "of no plan"}])
+    both = {one.name: content(one) for one in node_part(folder).documents}
+    one = {one.name: content(one) for one in node_part(folder, [scene.plan]).documents}
+    assert set(one) == set(both)
+    for told in (other.digest, decision.id, "sha256:" + "7" * 64):
+        assert told.encode() in b"".join(both.values())
+        assert told.encode() not in b"".join(one.values())
+    assert b"of no plan" in one[f"{NORTH}log.json"]
+    with pytest.raises(RefusedError, match="no run of this plan was begun here"):
+        node_part(folder, ["sha256:" + "0" * 64])
 
 
 def test_nothing_of_a_customer_is_in_a_pack(scene: Scene) -> None:
