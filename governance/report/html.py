@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 
 from cohortium.governance.report.fairness_page import FairnessPage
+from cohortium.governance.report.governance_summary import GovernanceSummary
 from cohortium.governance.report.lookalike_summary import LookalikeSummary
 from cohortium.governance.report.markup import Html, section, tag
 from cohortium.governance.report.sections.closing import comparison, footer, glossary, limits
 from cohortium.governance.report.sections.fairness import metrics, policy, reading, unknown
 from cohortium.governance.report.sections.fairness.header import fairness_header
+from cohortium.governance.report.sections.governance import governance_section
 from cohortium.governance.report.sections.header import header, navigation
 from cohortium.governance.report.sections.institutions import institutions
 from cohortium.governance.report.sections.lookalike import audience, budget, closing, quality, reach
@@ -82,6 +84,9 @@ FAIRNESS_SECTIONS: tuple[tuple[str, str, str, Callable[[FairnessPage], Iterator[
 _OF_PROTECTED_RUNS = ("institutions", "privacy", "releases")
 """Sections that a run without noise has nothing to say in: nobody approved it, nothing was paid."""
 
+_LIMITS = "limits"
+"""The section that says what governance does not prove; governance stands before it."""
+
 _BEFORE_LOOKALIKE = "k"
 """The last of the sections about segments."""
 
@@ -89,21 +94,24 @@ _Drawn = tuple[str, str, Html]
 """Anchor, short title and a section."""
 
 
-def render_report(summary: RunSummary, lookalike: LookalikeSummary | None = None) -> str:
+def render_report(
+    summary: RunSummary, lookalike: LookalikeSummary | None = None, governance: GovernanceSummary | None = None
+) -> str:
     """The whole page. The same summary gives the same bytes.
 
     Formal guarantee: every text of the summary is escaped, sizes appear as bands only, whatever is suppressed appears
-    as the word, and the page refers to nothing outside itself.
+    as the word, and the page refers to nothing outside itself, but for links to the pages of bias audits beside it.
 
     Args:
         summary: of the segments.
         lookalike: of a campaign, whose section then follows the segments'.
+        governance: rules, decisions, logs, review, audits and evidence, whose section then stands before the limits.
     """
     return _page(
         f"cohortium: {summary.bundle.plan.name}",
         "segments",
         header(summary),
-        list(_sections(summary, lookalike)),
+        list(_sections(summary, lookalike, governance)),
         footer(summary),
     )
 
@@ -142,10 +150,15 @@ def render_fairness_report(page: FairnessPage) -> str:
     )
 
 
-def _sections(summary: RunSummary, lookalike: LookalikeSummary | None) -> Iterator[_Drawn]:
+def _sections(
+    summary: RunSummary, lookalike: LookalikeSummary | None, governance: GovernanceSummary | None
+) -> Iterator[_Drawn]:
     unprotected = summary.bundle.plan.trust == "unsafe-none"
     for anchor, title, draw in SECTIONS:
-        if not (unprotected and anchor in _OF_PROTECTED_RUNS):
+        if governance is not None and anchor == _LIMITS:
+            yield "governance", "Governance", governance_section(governance)
+            yield anchor, title, limits(summary, governance)
+        elif not (unprotected and anchor in _OF_PROTECTED_RUNS):
             yield anchor, title, draw(summary)
         if lookalike is not None and anchor == _BEFORE_LOOKALIKE:
             yield "lookalike", "Lookalike", lookalike_section(lookalike)

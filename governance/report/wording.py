@@ -26,6 +26,7 @@ __all__ = [
     "percent",
     "plural",
     "short_delta",
+    "short_digest",
     "shortened",
     "spread",
 ]
@@ -119,6 +120,11 @@ def epsilon_left_text(epsilon: float | None) -> str:
 def short_delta(delta: float) -> str:
     """A delta as a number: 1e-6."""
     return f"{delta:g}".replace("e-0", "e-")
+
+
+def short_digest(digest: str) -> str:
+    """The beginning of a digest, for the eye: `sha256:0123456789ab…`."""
+    return digest[:19] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def delta_text(delta: float) -> str:

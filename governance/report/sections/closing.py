@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cohortium.governance.report.governance_summary import GovernanceSummary
 from cohortium.governance.report.markup import Html, definitions, items, paragraph, section, table, tag
+from cohortium.governance.report.sections.governance import governance_limits
 from cohortium.governance.report.summary import SIMULATION_NOTE, Comparison, RunSummary
 from cohortium.governance.report.wording import epsilon_text, moment
 
@@ -63,18 +65,21 @@ def _verdict(found: Comparison) -> str:
     return f"{ratio} {worse} of {len(found.alone)} institutions would have done worse alone."
 
 
-def limits(summary: RunSummary) -> Html:
+def limits(summary: RunSummary, governance: GovernanceSummary | None = None) -> Html:
     """What this report does not prove."""
-    return section("limits", "What this does not prove", items(_limits(summary)))
+    return section("limits", "What this does not prove", items(_limits(summary, governance)))
 
 
-def _limits(summary: RunSummary) -> Iterator[str]:
+def _limits(summary: RunSummary, governance: GovernanceSummary | None) -> Iterator[str]:
     last = summary.person_at[-1]
     yield "Nothing about a deployment: in a simulation one machine sees every institution's data."
-    yield (
-        f"In version {summary.version}, consent checks, rule packs, the audit log and review are not "
-        "built yet. Nobody checked consent, no rule was evaluated, nothing was logged for auditors, nobody signed."
-    )
+    if governance is None:
+        yield (
+            f"In version {summary.version}, consent checks, rule packs, the audit log and review are not "
+            "built yet. Nobody checked consent, no rule was evaluated, nothing was logged for auditors, nobody signed."
+        )
+    else:
+        yield from governance_limits(governance)
     plan = summary.bundle.plan
     if plan.trust == "distributed":
         yield (
@@ -82,7 +87,8 @@ def _limits(summary: RunSummary) -> Iterator[str]:
             "holds: epsilon rests on both. The table under Privacy account says what it is otherwise."
         )
     yield "That the lawful basis holds or the purpose is fair: the plan states both. This report is no legal advice."
-    yield "That segments treat groups of people fairly: no fairness audit ran."
+    if governance is None or not governance.audits:
+        yield "That segments treat groups of people fairly: no fairness audit ran."
     if last.institutions > 1:
         yield (
             "That a person at several institutions is as well protected as one at a single institution: at all "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from cohortium.governance.report.fairness_page import FairnessPage, MitigationFacts
 from cohortium.governance.report.markup import Child, Html, definitions, join, paragraph, table, tag
-from cohortium.governance.report.policy_facts import MARKS, LimitFacts, PolicyFacts, QuotedRule, ReviewFacts
+from cohortium.governance.report.policy_facts import MARKS, LimitFacts, PolicyFacts, QuotedRule
 from cohortium.governance.report.sections.fairness.words import limit_text, metric_words
+from cohortium.governance.report.sections.review_table import review_table
 from cohortium.governance.report.wording import amount, label, number
 
-__all__ = ["mitigations", "policy", "review_table", "reviews", "thresholds"]
+__all__ = ["mitigations", "policy", "reviews", "thresholds"]
 
 _NOT_ADVICE = (
     "The articles are quoted by number from packs of rules that people wrote; the mark says how "
@@ -78,29 +79,7 @@ def reviews(page: FairnessPage) -> Iterator[Html]:
         "They sign model card, audit, impact assessment and decision; any change voids it. Who they are "
         "stands in the case."
     )
-    yield review_table("Cases of review", page.reviews)
-
-
-def review_table(caption: str, cases: Sequence[ReviewFacts]) -> Html:
-    """One row a case."""
-    rows: list[tuple[Child, ...]] = [
-        (
-            each.case,
-            label(each.kind),
-            tag("strong", each.state),
-            ", ".join(each.approved_by) or "nobody",
-            ", ".join(each.waiting_for) or "nobody",
-            "not approved" if each.until is None else each.until.isoformat(),
-            _lines((*each.conditions, *(f"task: {task}" for task in each.tasks))),
-        )
-        for each in cases
-    ]
-    heads = ("Case", "Asks for", "State", "Approved by", "Waits for", "Until", "Conditions and tasks")
-    return table(caption, heads, rows)
-
-
-def _lines(lines: Sequence[str]) -> Child:
-    return join(tag("div", line) for line in lines) if lines else "none"
+    yield review_table([(None, case) for case in page.reviews])
 
 
 def thresholds(page: FairnessPage) -> Iterator[Html]:
