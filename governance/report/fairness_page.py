@@ -5,6 +5,7 @@ Every number about customers in it is the result's: noised and paid for by the a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ __all__ = ["FAIRNESS_PAGE_SCHEMA", "FairnessPage", "MitigationFacts", "load_fair
 
 FAIRNESS_PAGE_SCHEMA = "cohortium.fairness-page/1"
 """The schema name this version reads and writes; any other is refused."""
+
+_MOST = 1e15  # beyond any number of people, ratio or limit
 
 _Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
@@ -96,7 +99,17 @@ class FairnessPage(Written):
             raise ValueError("an audit without noise is possible only in a simulation")
         if any(metric.people is not None and metric.people < result.minimum_cell for metric in result.metrics):
             raise ValueError("a metric shows fewer people than the minimum cell; they must be suppressed")
+        if any(abs(number) > _MOST for number in _numbers(result)):
+            raise ValueError("the result holds numbers that no audit has")
         return self
+
+
+def _numbers(result: FairnessResult) -> Iterator[float]:
+    yield from (each.limit for each in result.thresholds)
+    yield from (ratio for each in result.reversals for ratio in (each.pooled, each.local))
+    for each in result.metrics:
+        found = (each.people, each.people_std, each.estimate, each.low, each.high)
+        yield from (number for number in found if number is not None)
 
 
 def load_fairness_page(path: Path) -> FairnessPage:

@@ -469,6 +469,31 @@ def _shown_below_the_cell() -> FairnessPage:
     return _page(result.model_copy(update={"metrics": (first, *result.metrics[1:])}))
 
 
+def _remade(**changes: float | None) -> FairnessPage:
+    """The page of one described number."""
+    (first, *_) = _segments().metrics
+    one = first.model_copy(update={"why": None, **changes})
+    result = _segments().model_copy(update={"metrics": (one,), "thresholds": (), "verdict": "insufficient"})
+    return _page(FairnessResult.model_validate(result.to_json()), of="segments")
+
+
+_NUMBER = st.none() | st.floats(-1e15, 1e15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.none() | st.floats(100, 1e15), st.floats(0, 1e15), _NUMBER, _NUMBER, _NUMBER)
+def test_any_number_is_drawn(
+    people: float | None, std: float, estimate: float | None, low: float | None, high: float | None
+) -> None:
+    ends = sorted(end for end in (low, high) if end is not None)
+    both = {"low": ends[0], "high": ends[1]} if len(ends) == 2 else {"low": low, "high": high}
+    html = render_fairness_report(_remade(people=people, people_std=std, estimate=estimate, **both))
+    (drawing,) = re.findall(r"<svg.*?</svg>", html)
+    places = [float(one) for one in re.findall(r' (?:x|x1|x2|cx|width)="([-\d.]+)"', drawing)]
+    assert all(0 <= place <= 680 for place in places)
+    assert not re.search(r"\b(?:nan|inf|None)\b", drawing)
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -478,10 +503,23 @@ def _shown_below_the_cell() -> FairnessPage:
         (lambda: _page(_without_noise()), "exactly where there is no noise"),
         (lambda: _page(_without_noise(), trust="unsafe-none", mode="deployment"), "possible only in a simulation"),
         (_shown_below_the_cell, "fewer people than the minimum cell"),
+        (lambda: _remade(estimate=1e16, high=1e17), "numbers that no audit has"),
+        (lambda: _remade(people_std=1e200), "numbers that no audit has"),
         (lambda: _page(institutions=0), "greater than or equal to 1"),
         (lambda: _page(more=1), "Extra inputs"),
     ],
-    ids=["of", "subject", "trust", "noise", "deployment", "cell", "institutions", "extra"],
+    ids=[
+        "of",
+        "subject",
+        "trust",
+        "noise",
+        "deployment",
+        "cell",
+        "estimate",
+        "noise of people",
+        "institutions",
+        "extra",
+    ],
 )
 def test_what_does_not_hold_together_is_refused(make: Callable[[], FairnessPage], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
@@ -597,3 +635,12 @@ def test_every_metric_of_the_thresholds_has_words() -> None:
             assert metric_words(name).meaning != "See the audit's documentation."
     assert metric_words("new-metric").title == "New metric"
     assert {"impact-ratio", "variation"} <= {each.name for each in THRESHOLDS}
+
+
+def test_an_interval_goes_on_below_the_drawing_too() -> None:
+    rows = [_row("inconclusive", 0.02, -9.0, 0.1)]
+    scale = interval_scale(rows, 0.0, "at least", 0.0)
+    svg = interval_chart("uplift", rows, scale)
+    assert -0.3 < scale.axis.low < -0.02
+    (tip,) = re.findall(r'points="[^"]* ([\d.]+),[^"]* [^"]*" class="tip"', svg)
+    assert float(tip) < scale.axis.at(scale.axis.low)
