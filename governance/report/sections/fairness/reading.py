@@ -80,7 +80,9 @@ def limits(page: FairnessPage) -> Iterator[Html]:
     if page.mode == "simulation":
         lines.insert(0, "Anything about a deployment: in a simulation one machine sees every institution's data.")
     yield items(lines)
-    yield paragraph("Whoever has the result's file can make this page again, byte for byte.", note=True)
+    yield paragraph(
+        "Whoever has the document that this page is drawn from can draw it again, byte for byte.", note=True
+    )
 
 
 def fairness_footer(page: FairnessPage) -> Html:
