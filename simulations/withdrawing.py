@@ -11,6 +11,7 @@ from pathlib import Path
 from cohortium.client.audience import read_manifest
 from cohortium.client.governing import CONSENT_FILE, cohort_of, read_governance
 from cohortium.governance.consent import ConsentStore
+from cohortium.governance.report import WithdrawalFacts
 from cohortium.privacy.ledger import open_store
 from cohortium.server.study_run import Asked
 from cohortium.study.errors import Defect
@@ -49,22 +50,24 @@ class MemberWithdraws:
                 if standing is None or standing["consents"]:
                     store.withdraw(self._person)
 
-    def account(self, removed: int, added: int) -> tuple[str, ...]:
-        """What became of it, in lines that name no customer.
+    def account(self, removed: int, added: int) -> WithdrawalFacts:
+        """What became of it, in words that name no customer.
 
         Args:
             removed, added: rows of the export that followed.
         """
         with closing(self._consent(self.institution)) as store:
-            receipt = store.receipt(self._person)[-1]
-        first = receipt["first_round"]
-        told = "none yet" if first is None else f"{first['question'][:19]}… of run {first['run'][:8]}…"
+            first = store.receipt(self._person)[-1]["first_round"]
         changed = [name for name in self.folders if self._root(name) != self._before[name]]
-        return (
-            f"a customer of {self.institution} withdrew after the question '{self.phase}' of {self.plan.name}",
-            f"the receipt names the first question without them: {told}",
-            f"consent snapshots that changed: {', '.join(changed) or 'none'}, of {len(self.folders)} institutions",
-            f"the next export to the same destination removes {removed} and adds {added}",
+        return WithdrawalFacts(
+            institution=self.institution,
+            what=f"a customer withdrew every consent after the question '{self.phase}' of {self.plan.name}",
+            first_without=None if first is None else f"question {first['question']} of run {first['run']}",
+            changed=(
+                f"consent snapshots that changed: {', '.join(changed) or 'none'}, of {len(self.folders)} institutions",
+                _after_export(removed, added),
+                "nothing that was answered before: what was released and spent stays",
+            ),
         )
 
     def _root(self, name: str) -> str:
@@ -75,6 +78,13 @@ class MemberWithdraws:
 
     def _consent(self, name: str) -> ConsentStore:
         return ConsentStore(open_store(self.folders[name] / CONSENT_FILE, create=False))
+
+
+def _after_export(removed: int, added: int) -> str:
+    """What the next export did: how many rows it has is for the institution alone."""
+    if (removed, added) == (1, 0):
+        return "the next export to the same destination removes them, and nobody else changes"
+    return "the next export to the same destination changes more than them"
 
 
 def _first_member(export: Path) -> str:

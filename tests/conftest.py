@@ -40,6 +40,12 @@ settings.load_profile("cohortium")
 gc.freeze()
 gc.set_threshold(50_000, 10, 10)
 
+
+def pytest_unconfigure() -> None:
+    """Libraries complain at the end of objects that were kept from collection."""
+    gc.unfreeze()
+
+
 CONTRACT_TOML = """
 schema = "cohortium.contract/1"
 name = "small"

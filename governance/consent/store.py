@@ -424,7 +424,7 @@ class ConsentStore:
         return [Obligation(**row._mapping, overdue=row.house_by < at) for row in rows]
 
     def erasures(self) -> list[tuple[int, int]]:
-        """Every erasure that was accepted, finished or not, oldest first: its event, and when, in seconds since 1970."""
+        """Every erasure that was accepted, finished or not, oldest first: its event, and the second since 1970."""
         query = sa.select(tables.obligations.c.sequence, tables.obligations.c.opened_at)
         query = query.where(tables.obligations.c.duty == ROWS).order_by(tables.obligations.c.sequence)
         with self._transaction() as connection:

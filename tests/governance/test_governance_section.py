@@ -156,12 +156,12 @@ def test_a_run_without_governance_draws_nothing_of_it() -> None:
     assert '"governance"' not in html
     assert "#governance" not in html
     assert [anchor for anchor, *_ in SECTIONS] == re.findall(r'<section id="([^"]+)"', html)
-    assert "not built yet" in html
+    assert "without a section about governance" in html
 
 
 def test_limits_follow_from_what_governance_did() -> None:
     governed, bare = (Page(render_report(_run(), governance=one)).text for one in (_summary(), _summary(audits=())))
-    assert "not built yet" not in governed
+    assert "without a section about governance" not in governed
     assert "no rule was evaluated there" in governed
     assert "beyond what the bias audits under Governance show" in governed
     assert "no fairness audit ran" not in governed

@@ -176,7 +176,7 @@ def test_what_the_reader_must_know_is_there() -> None:
         "8 institutions (all)",
         "3,000\N{EN DASH}4,000",
         "Un-noised, possible only in simulation.",
-        "the fairness audit is not built",
+        "this report shows no fairness audit",
         "lookalike of this audience",
         "one step of the encoder's training",
         campaign.digest,

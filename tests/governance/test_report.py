@@ -146,7 +146,7 @@ def test_what_the_reader_must_know_is_there(scenario: Scenario) -> None:
         "Un-noised, possible only in simulation.",
         "1.020 times the central, non-private ones",
         "in a deployment they stay at the institution",
-        "not built yet",
+        "this report is without a section about governance",
         "Protected features, kept for fairness audits and in no distance: age group",
         plan.digest,
         plan.contract,

@@ -29,7 +29,7 @@ from cohortium.client.lookalike import (
 from cohortium.client.node import open_books, read_key
 from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.evidence import complete_dpia, dpia
-from cohortium.governance.fairness import FairnessResult, judge_answers
+from cohortium.governance.fairness import FairnessResult, judge_answers, load_fairness
 from cohortium.governance.log import LogReader
 from cohortium.governance.review import (
     Action,
@@ -44,12 +44,22 @@ from cohortium.governance.rules import Facts
 from cohortium.models.auditing import GroupAnswers
 from cohortium.models.group_table import GroupTable
 from cohortium.privacy.ledger import open_store
+from cohortium.simulations.audit_study import simulate_audit
+from cohortium.simulations.governance_account import governed_institutions
 from cohortium.simulations.governed import SimulatedGovernance
-from cohortium.simulations.lookalike_study import LOOKALIKE_FILE, SeedOrder, simulate_campaign, simulate_encoder
-from cohortium.simulations.reviewing import REVIEWERS_PASSWORD
-from cohortium.simulations.run_folder import SimulationOrder
+from cohortium.simulations.lookalike_study import (
+    LOOKALIKE_FILE,
+    SeedOrder,
+    export_changes,
+    simulate_campaign,
+    simulate_encoder,
+)
+from cohortium.simulations.reviewing import REVIEWERS_PASSWORD, review_audience
+from cohortium.simulations.run_folder import Begun, SimulationOrder
 from cohortium.simulations.sources import own_data
+from cohortium.simulations.withdrawing import MemberWithdraws
 from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.audit_tables import load_audit_tables
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract, parse_contract
 from cohortium.study.errors import RefusedError
@@ -221,8 +231,17 @@ class House:
         return [entry for entry in found if entry["event"] == "activation"]
 
 
+@dataclass(frozen=True)
+class Campaign:
+    """Where it lies, and how to go on with it."""
+
+    folder: Path
+    order: SimulationOrder
+    seeds: SeedOrder
+
+
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A campaign of three governed institutions; the second is to export."""
     folder = tmp_path_factory.mktemp("campaign")
     rng, people = np.random.default_rng(3), 2_400
@@ -248,19 +267,20 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**head, "study": "lookalike", "name": "campaign", "model": base.digest, "lookalike": wanted, "shares": shares}
     )
     order = replace(order, plan=second, base=base, out=folder / "campaign", onboarded=("east", "north", "west"))
-    simulate_campaign(order, SeedOrder(folder / "valued.csv", "id", ("north",)), lambda _line: None)
-    return folder
+    seeds = SeedOrder(folder / "valued.csv", "id", ("north",))
+    simulate_campaign(order, seeds, lambda _line: None)
+    return Campaign(folder, order, seeds)
 
 
 @pytest.fixture
-def make(campaign: Path, tmp_path: Path) -> Callable[..., House]:
+def make(campaign: Campaign, tmp_path: Path) -> Callable[..., House]:
     def house(**declared: str) -> House:
         folder = tmp_path / NAME
-        shutil.copytree(campaign / "nodes" / NAME, folder)
+        shutil.copytree(campaign.folder / "nodes" / NAME, folder)
         path = folder / GOVERNANCE_FILE
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace('packs = ["eu"]', declared.get("packs", 'packs = ["eu"]')), encoding="utf-8")
-        out = campaign / "campaign"
+        out = campaign.order.out
         return House(
             folder,
             out,
@@ -466,3 +486,55 @@ def test_who_is_allowed_follows_the_consents_of_the_day(house: House) -> None:
         allowed = activation.allowed(ids.tolist())
     assert 0.85 < allowed.mean() < 0.99
     assert not activation.allowed(["nobody"]).any()
+
+
+def test_the_whole_way_from_the_audit_to_the_removal_of_who_withdrew(campaign: Campaign, tmp_path: Path) -> None:
+    shutil.copytree(campaign.folder, tmp_path / "all")
+    home, said, pages = tmp_path / "all", [], []
+    order = replace(campaign.order, out=home / "campaign", state=home / "nodes", resume=True)
+    model = load_model(home / "campaign" / LOOKALIKE_FILE, LookalikeModel, signer=None)
+    head = {**HEAD, "contract": order.contract.digest, "study": "audit", "epsilon": 0.8}
+    audited = {"of": "audience", "model": model.digest, "level": "wide", "seed": "valued", "attributes": ["sex"]}
+    plan = parse_plan({**head, "name": "audit", "audit": audited})
+
+    def review(begun: Begun) -> None:
+        audit = replace(order, plan=plan, out=home / "audit", base=None, resume=False)
+        pages.append(simulate_audit(audit, home / "campaign" / LOOKALIKE_FILE, said.append))
+        for name in ("east", "west"):
+            found = review_audience(
+                begun.folders[name], name, order.plan, order.contract, begun.charter, pages[0].result
+            )
+            assert (found.state, found.approvers) == ("approved", ("privacy-reviewer", "risk-reviewer"))
+
+    summary = simulate_campaign(order, replace(campaign.seeds, audience="wide"), said.append, review)
+    assert [one.facts.name for one in summary.institutions if one.exports] == ["east", "west"], said
+    result = load_fairness(home / "audit" / "fairness.json")
+    assert result == pages[0].result
+    assert (result.audited, result.level, result.plan) == (model.digest, "wide", plan.digest)
+    assert load_audit_tables(home / "audit" / "tables.json").plan == plan
+    assert result.verdict in (home / "audit" / "report.html").read_text(encoding="utf-8").lower()
+
+    folders = {name: home / "nodes" / name for name in ("north", "east", "west")}
+    watching = {**audited, "intersections": [], "proxies": ["spend"]}
+    shares = {"outcomes": 60, "proxies": 40}
+    plan = parse_plan({**head, "name": "watching", "audit": watching, "shares": shares, "epsilon": 0.5})
+    run = summary.campaign.run
+    withdraws = MemberWithdraws(folders, "east", folders["east"] / "exports" / run, plan, "outcomes")
+    watched = replace(order, plan=plan, out=home / "watched", base=None, resume=False)
+    simulate_audit(watched, home / "campaign" / LOOKALIKE_FILE, said.append, withdraws.after)
+    changes = export_changes(order, "east", run)
+    assert (changes.kind, changes.removed, changes.added) == ("delta", 1, 0)
+    told = withdraws.account(changes.removed, changes.added)
+    assert told.first_without is not None
+    assert "changed: east, of 3 institutions" in told.changed[0]
+    (east,) = governed_institutions({"east": folders["east"]}, review_charter(home))
+    stages = [one.stage for one in east.decisions if one.plan == "campaign"]
+    assert stages == ["admission", "admission", "activation", "activation"]  # the run was resumed
+    assert east.log is not None
+    assert east.log.cosigned == 2
+    assert east.log.entries == east.log.checkpoint + 1  # the last activation came after the last wave
+    assert [one.state for one in east.reviews] == ["approved"]
+
+
+def review_charter(home: Path) -> Charter:
+    return parse_charter(json.loads((home / "campaign" / "charter.json").read_bytes()))

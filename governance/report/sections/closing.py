@@ -75,8 +75,8 @@ def _limits(summary: RunSummary, governance: GovernanceSummary | None) -> Iterat
     yield "Nothing about a deployment: in a simulation one machine sees every institution's data."
     if governance is None:
         yield (
-            f"In version {summary.version}, consent checks, rule packs, the audit log and review are not "
-            "built yet. Nobody checked consent, no rule was evaluated, nothing was logged for auditors, nobody signed."
+            "That consent was checked, a rule evaluated, a log witnessed, or that anybody signed: this report is "
+            "without a section about governance and shows nothing of it."
         )
     else:
         yield from governance_limits(governance)

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cohortium.cli.evidence_sources import of_node, of_runs
 from cohortium.client.evidence import node_part
+from cohortium.client.gathering import of_node
 from cohortium.client.node import read_contract
 from cohortium.client.onboarding import parse_source
 from cohortium.client.store import NodeStore
@@ -46,6 +46,7 @@ from cohortium.governance.rules import Decision
 from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent, price
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.privacy.sharing import NoiseShare
+from cohortium.simulations.evidence import of_runs
 from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.run_folder import SimulationOrder
 from cohortium.simulations.sources import own_data

@@ -85,13 +85,13 @@ def _limits(summary: LookalikeSummary) -> Iterator[str]:
         "not the customers. Such seeds are refused where an institution can tell."
     )
     yield (
-        f"That the audience treats groups of people fairly: the fairness audit is not built in version "
-        f"{summary.version}, and none ran. Features may stand for protected ones; the profile above shows only what "
-        "the contract allows in a model."
+        "That the audience treats groups of people fairly: this report shows no fairness audit; an audit has a page of "
+        "its own. Features may stand for protected ones; the profile above shows only what the contract allows in a "
+        "model."
     )
     yield (
-        f"In version {summary.version}, consent checks, rule packs, the audit log and review are not built yet. Nobody "
-        "checked consent, no rule was evaluated, nothing was logged for auditors, nobody signed."
+        "That consent was checked, a rule evaluated, a log witnessed, or that anybody signed: the report of the "
+        "segments has a section about governance where there was any."
     )
     yield "That the lawful basis holds or the purpose is fair: the plan states both. This report is no legal advice."
     if plan.trust == "distributed":
