@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cohortium.client.node import Node
 from cohortium.governance.fairness import judge_answers
-from cohortium.governance.report import FairnessPage, render_fairness_report
+from cohortium.governance.report import FairnessPage, MitigationFacts, render_fairness_report
 from cohortium.server.study_run import Asked, AuditAnswer
 from cohortium.simulations.run_folder import Clock, Say, SimulationOrder, begin_run, run_plan, write_bytes
 from cohortium.study.audit_plan import AuditPlan
@@ -26,9 +26,20 @@ from cohortium.study.bundle import load_bundle
 from cohortium.study.errors import Defect, PlanError
 from cohortium.study.model import LookalikeModel, load_model
 
-__all__ = ["FAIRNESS_FILE", "TABLES_FILE", "simulate_audit"]
+__all__ = ["FAIRNESS_FILE", "TABLES_FILE", "simulate_audit", "write_page"]
 
 TABLES_FILE, FAIRNESS_FILE = "tables.json", "fairness.json"
+
+
+_FEATURES = MitigationFacts(
+    what="Leave features that tell most about the groups out of the plan (without = [ … ]), train again, audit again."
+)
+_THRESHOLDS = MitigationFacts(
+    what="A threshold for every group (governance.fairness.group_thresholds), worked out on released tables.",
+    condition="Only where the rules of the place let protected attributes decide who is chosen.",
+)
+_NUMBER = MitigationFacts(what="Another number of segments (k in the plan); the new segments are audited again.")
+_ASKABLE = {"audience": (_FEATURES, _THRESHOLDS), "segments": (_FEATURES, _NUMBER), "column": (_THRESHOLDS,)}
 
 
 def simulate_audit(
@@ -77,10 +88,16 @@ def simulate_audit(
         institutions=answer.document.institutions,
         trust=plan.trust,
         result=result,
+        mitigations=_ASKABLE[plan.audit.of],
     )
-    write_bytes(order.out / "audit.json", page.to_bytes())
-    write_bytes(order.out / "report.html", render_fairness_report(page).encode())
+    write_page(page, order.out)
     return page
+
+
+def write_page(page: FairnessPage, out: Path) -> None:
+    """Write what the page of an audit is drawn from, and the page."""
+    write_bytes(out / "audit.json", page.to_bytes())
+    write_bytes(out / "report.html", render_fairness_report(page).encode())
 
 
 def _name(plan: AuditPlan, model: Path | None) -> str:

@@ -23,10 +23,10 @@ from cohortium.governance.report import (
     WithdrawalFacts,
     render_report,
 )
-from cohortium.simulations.audit_study import simulate_audit
+from cohortium.simulations.audit_study import simulate_audit, write_page
 from cohortium.simulations.bank_world import BankWorldSpec, make_bank_world
 from cohortium.simulations.evidence import of_runs
-from cohortium.simulations.governance_account import governed_institutions
+from cohortium.simulations.governance_account import governed_institutions, with_outcome
 from cohortium.simulations.governed import SimulatedGovernance
 from cohortium.simulations.lookalike_study import (
     LOOKALIKE_FILE,
@@ -111,6 +111,8 @@ def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
         lookalike = simulate_campaign(replace(later("campaign"), plan=plan, base=model), seeds, say, review)
     watched, withdrawals = _monitored(later, contract, segments, lookalike, say)
     charter = parse_charter(json.loads((out / "charter.json").read_bytes()))
+    page = with_outcome(pages[0], {name: state / name for name in names}, plan, charter)
+    write_page(page, out / "audit")
     pack = out / EVIDENCE_FILE
     pack.unlink(missing_ok=True)  # of a demo that was resumed
     of_runs([out], state).write(pack)
@@ -118,13 +120,13 @@ def run_demo(out: Path, *, synthetic: bool, resume: bool, say: Say) -> Demo:
     governance = GovernanceSummary(
         mode="simulation",
         institutions=governed_institutions({name: state / name for name in names}, charter),
-        audits=(AuditFacts.of(pages[0], "audit/report.html"), AuditFacts.of(watched, "monitoring/report.html")),
+        audits=(AuditFacts.of(page, "audit/report.html"), AuditFacts.of(watched, "monitoring/report.html")),
         evidence=(EvidenceFacts(file=EVIDENCE_FILE, sha256=_sha256(pack), command=_VERIFIES.format(out=".")),),
         withdrawals=withdrawals,
     )
     write_bytes(out / "governance.json", governance.to_bytes())
     write_bytes(out / "report.html", render_report(segments, lookalike, governance).encode())
-    return Demo(segments, lookalike, pages[0], governance)
+    return Demo(segments, lookalike, page, governance)
 
 
 def _reviewed(

@@ -13,16 +13,19 @@ from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.log import LogReader, parse_checkpoint, parse_note, quorum_for
 from cohortium.governance.report import (
     DecisionFacts,
+    FairnessPage,
     GovernedInstitution,
     LogFacts,
     PackFacts,
+    PolicyFacts,
     ReviewFacts,
 )
 from cohortium.governance.review import ReviewStore
 from cohortium.privacy.ledger import open_store
 from cohortium.study.charter import Charter
+from cohortium.study.plan import Plan
 
-__all__ = ["governed_institutions"]
+__all__ = ["governed_institutions", "with_outcome"]
 
 
 def governed_institutions(folders: Mapping[str, Path], charter: Charter) -> tuple[GovernedInstitution, ...]:
@@ -33,6 +36,25 @@ def governed_institutions(folders: Mapping[str, Path], charter: Charter) -> tupl
         charter: of the federation, with its reviewers.
     """
     return tuple(_account(name, folder, charter) for name, folder in folders.items())
+
+
+def with_outcome(page: FairnessPage, folders: Mapping[str, Path], plan: Plan, charter: Charter) -> FairnessPage:
+    """The page of an audit with what institutions made of it: how its cases stand, and what rules said of its exports.
+
+    Args:
+        page: of the audit of a campaign's audience.
+        folders: state folders of the nodes by name.
+        plan, charter: of the campaign.
+    """
+    now, reviews, policies = datetime.now(UTC), list[ReviewFacts](), list[PolicyFacts]()
+    for name, folder in folders.items():
+        reviews += _reviews(folder, charter, now)
+        declared = read_governance(folder)
+        with open_records(folder) as records:
+            decided = [one for one, _ in records.approvals.decisions(plan.digest) if one.stage == "activation"]
+        packs = () if declared is None else declared[1]
+        policies += [PolicyFacts.of(decision, packs, name) for decision in decided[-1:]]
+    return page.model_copy(update={"reviews": tuple(reviews), "policies": tuple(policies)})
 
 
 def _account(name: str, folder: Path, charter: Charter) -> GovernedInstitution:
