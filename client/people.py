@@ -3,6 +3,8 @@
 An encoder's plan needs every row's hash, a campaign's also who is in its seed. Both are columns of the node's own
 making beside the contract's; the door, and nobody else, reads them.
 
+A feature that a plan leaves out (`without`) is no column of that plan's table.
+
 An audit's plan gets a table of its own: codes of groups and outcomes, and nothing else. Protected features are read for
 it alone. No other plan's questions can name them: their table does not have them.
 """
@@ -31,7 +33,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError, Defect, OutputError, RefusedError
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
 from cohortium.study.model import LookalikeModel, Model, load_model
-from cohortium.study.plan import Plan
+from cohortium.study.plan import Plan, TrainingPlan
 
 __all__ = ["AuditModels", "PlanPeople"]
 
@@ -173,12 +175,20 @@ class PlanPeople:
     def _make(self, plan: Plan) -> CustomerTable:
         if isinstance(plan, AuditPlan):
             return self._audited(plan)
+        people = self._used(plan)
         if not isinstance(plan, EncoderPlan | LookalikePlan):
-            return self._people
-        table = self._people.with_column(HASH, row_hashes(self._people.keys))
+            return people
+        table = people.with_column(HASH, row_hashes(people.keys))
         if not isinstance(plan, LookalikePlan):
             return table
         return table.with_column(SEED, self._marked(plan.lookalike.seed, plan))
+
+    def _used(self, plan: Plan) -> CustomerTable:
+        """The table without the columns that the plan leaves out: no question can read what is not there."""
+        if not isinstance(plan, TrainingPlan) or not plan.without:
+            return self._people
+        kept = tuple(feature.name for feature in plan.features(self._contract))
+        return CustomerTable(kept, self._people.select(kept), self._people.keys)
 
     def _marked(self, name: str, plan: Plan) -> NDArray[np.float64]:
         """1 for the customers of a seed list, 0 for all others, shape (n,)."""

@@ -10,7 +10,7 @@ sums of products are exact in float64: whatever is computed from a row does not 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cohortium.models.marginals import Axis, Marginal, feature_axis
 from cohortium.privacy.table import CustomerTable
-from cohortium.study.contract import Contract
+from cohortium.study.contract import Feature
 from cohortium.study.errors import RefusedError
 
 __all__ = [
@@ -141,21 +141,23 @@ def _codes(values: NDArray[np.float64], levels: NDArray[np.float64] | np.float64
     return np.where((values >= 0) & (values < levels), values, levels - 1).astype(np.int64)
 
 
-def basis_axes(contract: Contract) -> tuple[Axis, ...]:
-    """What the marginals question asks about: every training feature, categories by their codes."""
+def basis_axes(features: Sequence[Feature]) -> tuple[Axis, ...]:
+    """What the marginals question asks about: every feature of a plan, categories by their codes."""
     return tuple(
         Axis(feature.name, 0.0, float(feature.levels - 1), integer=True)
         if feature.is_category
         else feature_axis(feature)
-        for feature in contract.training_features
+        for feature in features
     )
 
 
-def fit_basis(contract: Contract, marginals: Mapping[str, Marginal]) -> tuple[Basis, NDArray[np.float64], float]:
-    """The basis of a contract's training features, from released marginals alone.
+def fit_basis(
+    features: Sequence[Feature], marginals: Mapping[str, Marginal]
+) -> tuple[Basis, NDArray[np.float64], float]:
+    """The basis of a plan's features, from released marginals alone.
 
     Args:
-        contract: names and kinds of the features.
+        features: those that the plan uses (`TrainingPlan.features`).
         marginals: by feature, of `basis_axes`.
 
     Returns:
@@ -163,7 +165,7 @@ def fit_basis(contract: Contract, marginals: Mapping[str, Marginal]) -> tuple[Ba
         rows' covariance.
     """
     blocks, means, squares = [], [], []
-    for feature in contract.training_features:
+    for feature in features:
         marginal = marginals[feature.name]
         levels = feature.levels
         block = Block(feature.name, levels=levels) if levels else _number(marginal)

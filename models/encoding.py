@@ -81,10 +81,11 @@ def encoder_phases(plan: EncoderPlan) -> tuple[Phase, ...]:
 
 def encoder_widest(plan: EncoderPlan, contract: Contract) -> list[Ask]:
     """A question as wide as the widest there can be, for every question of the plan."""
-    axes = basis_axes(contract)
+    axes = basis_axes(plan.features(contract))
     marginals = MarginalsQuery(axes)
     basis, centre, trace = fit_basis(
-        contract, {m.axis.name: m for m in estimate_marginals(marginals, np.zeros(marginals.width), 1.0)}
+        plan.features(contract),
+        {m.axis.name: m for m in estimate_marginals(marginals, np.zeros(marginals.width), 1.0)},
     )
     settings = plan.encoder
     shapes = encoder_shapes(basis, settings.hidden, settings.width)
@@ -105,10 +106,11 @@ def encoder_widest(plan: EncoderPlan, contract: Contract) -> list[Ask]:
 
 def encoder_programme(plan: EncoderPlan, contract: Contract) -> Programme[EncodedStudy]:
     """Ask what the plan foresees. The questions are a function of plan, contract and earlier answers alone."""
-    query = MarginalsQuery(basis_axes(contract))
+    features = plan.features(contract)
+    query = MarginalsQuery(basis_axes(features))
     answer = yield Ask("marginals", query)
     marginals = {m.axis.name: m for m in estimate_marginals(query, answer.values, answer.std)}
-    basis, centre, trace = fit_basis(contract, marginals)
+    basis, centre, trace = fit_basis(features, marginals)
     rows = _rows(basis, centre, trace)
     moments = yield from _moments(rows)
     encoder = _first_encoder(plan, rows, moments)
@@ -116,9 +118,9 @@ def encoder_programme(plan: EncoderPlan, contract: Contract) -> Programme[Encode
         encoder = yield from _trained(plan, encoder, moments.people)
     code = _code_rows(plan, encoder, rows, moments)
     code_moments = yield from _moments(code)
-    features = yield from _facts(rows, moments)
+    own = yield from _facts(rows, moments)
     embedding = yield from _facts(code, code_moments)
-    return EncodedStudy(encoder, features, embedding)
+    return EncodedStudy(encoder, own, embedding)
 
 
 def _rows(basis: Basis, centre: NDArray[np.float64], trace: float) -> Rows:

@@ -93,7 +93,7 @@ def lookalike_phases(plan: LookalikePlan) -> tuple[Phase, ...]:
 
 def lookalike_widest(plan: LookalikePlan, contract: Contract) -> list[Ask]:
     """A question as wide as the widest there can be, for every question of the plan."""
-    features = contract.training_features
+    features = plan.features(contract)
     basis = Basis(
         tuple(
             Block(f.name, levels=f.levels) if f.is_category else Block(f.name, low=0.0, high=1.0, degree=DEGREE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -89,6 +90,13 @@ def checked_base(plan: LookalikePlan, base: Model[EncoderModel] | None) -> Encod
     if base.document.plan.contract != plan.contract:
         raise PlanError(
             "the encoder was trained under another contract", place="plan: model", fix="train one under this contract"
+        )
+    used = base.document.plan.without
+    if set(used) != set(plan.without):
+        raise PlanError(
+            "the campaign leaves out other features than its encoder, all of whose features it uses",
+            place="plan: without",
+            fix=f"state without = {json.dumps(sorted(used))}, or train an encoder without the same features",
         )
     return read_encoded(base)
 

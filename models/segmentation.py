@@ -44,7 +44,7 @@ def segmentation_phases(plan: SegmentPlan) -> tuple[Phase, ...]:
 
 def segmentation_widest(plan: SegmentPlan, contract: Contract) -> list[Ask]:
     """A question as wide as the widest there can be, for every question of the plan."""
-    axes = tuple(feature_axis(feature) for feature in contract.training_features if not feature.is_category)
+    axes = tuple(feature_axis(feature) for feature in plan.features(contract) if not feature.is_category)
     by_name = {axis.name: axis for axis in axes}
     scaler = bounds_scaler([by_name[name] for name in plan.distance_features(contract)])
     most = plan.segments.k_range[1]
@@ -77,7 +77,7 @@ def segmentation_programme(plan: SegmentPlan, contract: Contract) -> Programme[S
     The questions are a function of plan, contract and earlier answers alone.
     """
     rng = np.random.default_rng(plan.segments.seed)
-    numbers = tuple(feature for feature in contract.training_features if not feature.is_category)
+    numbers = tuple(feature for feature in plan.features(contract) if not feature.is_category)
     query = MarginalsQuery(tuple(feature_axis(feature) for feature in numbers))
     answer = yield Ask("marginals", query)
     marginals = {m.axis.name: m for m in estimate_marginals(query, answer.values, answer.std)}

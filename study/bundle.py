@@ -168,6 +168,9 @@ class Bundle(Document):
     def _shapes(self) -> Bundle:
         if any(len(segment.centre) != len(self.scaler) for segment in self.segments):
             raise ValueError("a centre does not have one number per axis of the scaler")
+        shown = {mean.feature for segment in self.segments for mean in segment.means}
+        grid = (self.rfm.recency, self.rfm.frequency, self.rfm.monetary or "") if self.rfm else ()
+        self.plan.refuse_left_out({*(axis.feature for axis in self.scaler), *shown, *grid})
         if [segment.id for segment in self.segments] != list(range(1, len(self.segments) + 1)):
             raise ValueError("segment ids must count from 1")
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from cohortium.study.document import Agreed
-from cohortium.study.plan import Plan
+from cohortium.study.plan import TrainingPlan
 from cohortium.study.reach import MAX_LEVELS, STANDARD_LEVELS, LevelTarget, even_levels
 from cohortium.study.validation import first_repeat
 
@@ -76,7 +76,7 @@ class EncoderSettings(Agreed):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
 
 
-class EncoderPlan(Plan):
+class EncoderPlan(TrainingPlan):
     """A plan that trains an encoder on everybody's customers; campaigns stand on what it releases.
 
     Args:
@@ -153,7 +153,7 @@ class LookalikeSettings(Agreed):
         return self.levels + (even_levels(self.bins) if self.bins else ())
 
 
-class LookalikePlan(Plan):
+class LookalikePlan(TrainingPlan):
     """A plan that finds customers like those of a seed.
 
     Args:

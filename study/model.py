@@ -20,7 +20,7 @@ import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -106,6 +106,11 @@ class EncoderModel(ModelDocument):
     plan: EncoderPlan
     frames: dict[str, FrameFact]
 
+    @model_validator(mode="after")
+    def _as_planned(self) -> EncoderModel:
+        self.plan.refuse_left_out(self.features)
+        return self
+
     @property
     def expires(self) -> date:
         """See `ModelDocument`."""
@@ -151,6 +156,11 @@ class LookalikeModel(ModelDocument):
     curve: ReachCurve
     level: str | None = None
     profile: tuple[AudienceShare, ...] = ()
+
+    @model_validator(mode="after")
+    def _as_planned(self) -> LookalikeModel:
+        self.plan.refuse_left_out({*self.features, *(share.feature for share in self.profile)})
+        return self
 
     @property
     def expires(self) -> date:

@@ -6,14 +6,16 @@ contract's file; its digest covers the contract's digest, so that neither can ch
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cohortium.study.contract import Contract
+from cohortium.study.contract import Contract, Feature
 from cohortium.study.document import Document
 from cohortium.study.errors import PlanError
+from cohortium.study.validation import first_repeat, suggestion
 
 __all__ = [
     "MAX_EPSILON",
@@ -23,6 +25,7 @@ __all__ = [
     "LawfulBasis",
     "Plan",
     "StudyKind",
+    "TrainingPlan",
     "Trust",
 ]
 
@@ -125,3 +128,46 @@ class Plan(Document):
                 place=f"{place}: purpose",
                 fix=f"use one of {', '.join(contract.purposes)}",
             )
+
+
+class TrainingPlan(Plan):
+    """A plan that learns from customers: of segments, an encoder or a campaign.
+
+    Args:
+        without: training features of the contract that nothing of this plan uses: no question, model, profile or
+            released document. A node's table has no such column when it answers.
+    """
+
+    without: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _left_out_once(self) -> TrainingPlan:
+        if repeated := first_repeat(self.without):
+            raise ValueError(f"without must be distinct; '{repeated}' repeats")
+        return self
+
+    def features(self, contract: Contract) -> tuple[Feature, ...]:
+        """The features that the plan uses, in the contract's order: nothing else decides which."""
+        return tuple(feature for feature in contract.training_features if feature.name not in self.without)
+
+    def refuse_left_out(self, named: Iterable[str]) -> None:
+        """`ValueError` when what a plan released names a feature that the plan leaves out."""
+        if used := sorted(set(named) & set(self.without)):
+            raise ValueError(f"it uses '{used[0]}', which its plan leaves out")
+
+    def check_contract(self, contract: Contract, place: str = "plan") -> None:
+        """Whether this plan may be run on this contract.
+
+        Raises:
+            PlanError: as every plan; `without` names no training feature of the contract, or all of them.
+        """
+        super().check_contract(contract, place)
+        trained = [feature.name for feature in contract.training_features]
+        if strangers := [name for name in self.without if name not in trained]:
+            raise PlanError(
+                f"'{strangers[0]}' is no feature that is trained on",
+                place=f"{place}: without",
+                fix=suggestion(strangers[0], trained),
+            )
+        if not self.features(contract):
+            raise PlanError("no feature is left to train on", place=f"{place}: without", fix="leave out fewer")

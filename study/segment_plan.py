@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from cohortium.study.contract import Contract
 from cohortium.study.document import Agreed
 from cohortium.study.errors import PlanError
-from cohortium.study.plan import Plan
+from cohortium.study.plan import TrainingPlan
 
 __all__ = ["SegmentPlan", "Segments", "Shares"]
 
@@ -72,7 +72,7 @@ class Segments(Agreed):
         return (self.k, self.k) if isinstance(self.k, int) else self.k
 
 
-class SegmentPlan(Plan):
+class SegmentPlan(TrainingPlan):
     """A plan that finds segments.
 
     Args:
@@ -84,9 +84,15 @@ class SegmentPlan(Plan):
     segments: Segments = Segments()
     shares: Shares = Shares()
 
+    @model_validator(mode="after")
+    def _named_or_left_out(self) -> SegmentPlan:
+        if both := [name for name in self.segments.features or () if name in self.without]:
+            raise ValueError(f"'{both[0]}' is in segments.features and in without; remove it from one of the two")
+        return self
+
     def distance_features(self, contract: Contract) -> tuple[str, ...]:
-        """The features that distances use: those named, or every trainable number of the contract."""
-        numbers = tuple(feature.name for feature in contract.training_features if not feature.is_category)
+        """The features that distances use: those named, or every number that the plan uses."""
+        numbers = tuple(feature.name for feature in self.features(contract) if not feature.is_category)
         return numbers if self.segments.features is None else self.segments.features
 
     def rfm_features(self, contract: Contract) -> dict[str, str]:
@@ -95,7 +101,7 @@ class SegmentPlan(Plan):
         Empty when the plan gives the RFM grid no share; the first feature of each derivation otherwise.
         """
         found: dict[str, str] = {}
-        for feature in contract.training_features if self.shares.rfm else ():
+        for feature in self.features(contract) if self.shares.rfm else ():
             if feature.derive in ("recency", "frequency", "monetary"):
                 found.setdefault(feature.derive, feature.name)
         return found
@@ -104,11 +110,11 @@ class SegmentPlan(Plan):
         """Whether this plan may be run on this contract.
 
         Raises:
-            PlanError: another contract, a purpose the contract does not allow, a feature that is no trainable number,
-                or an RFM share without the features for it.
+            PlanError: as every plan that learns; a distance of a feature that is no trainable number, or of none; an
+                RFM share without the features for it.
         """
         super().check_contract(contract, place)
-        trainable = [feature.name for feature in contract.training_features if not feature.is_category]
+        trainable = [feature.name for feature in self.features(contract) if not feature.is_category]
         wrong = [name for name in self.distance_features(contract) if name not in trainable]
         if wrong or not trainable:
             raise PlanError(
@@ -118,7 +124,7 @@ class SegmentPlan(Plan):
             )
         if self.shares.rfm and not {"recency", "frequency"} <= set(self.rfm_features(contract)):
             raise PlanError(
-                "the contract derives no recency and frequency for an RFM grid",
+                f"the {'plan leaves' if self.without else 'contract derives'} no recency and frequency for an RFM grid",
                 place=f"{place}: shares.rfm",
                 fix="set rfm = 0 and give its share to another phase",
             )

@@ -8,6 +8,7 @@ anything but to refuse it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from cohortium.models.basis import Basis
 from cohortium.models.levels import why_suppressed
 from cohortium.models.ranker import Ranker
 from cohortium.models.released import read_ranker
-from cohortium.study.contract import Contract
+from cohortium.study.contract import Feature
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.model import EncoderModel, LookalikeModel, Model, load_model
 from cohortium.study.plan import Plan
@@ -105,7 +106,7 @@ def admit_model(records: NodeRecords, path: Path, today: date | None = None) -> 
     """
     model = load_approved(records, path, LookalikeModel, today)
     ranker = read_ranker(model, str(path))
-    check_basis(ranker.rows.basis, records.contract, path)
+    check_basis(ranker.rows.basis, model.document.plan.features(records.contract), path)
     return AdmittedModel(path, model, ranker)
 
 
@@ -160,9 +161,9 @@ def approved_plan(records: NodeRecords, digest: str, place: str) -> Plan:
     return _approval(records, digest, place).plan
 
 
-def check_basis(basis: Basis, contract: Contract, path: Path) -> None:
-    """Whether a basis reads a contract's training features; `DataError` otherwise."""
-    levels = {feature.name: feature.levels for feature in contract.training_features}
+def check_basis(basis: Basis, features: Sequence[Feature], path: Path) -> None:
+    """Whether a basis reads features that its plan uses, and no others; `DataError` otherwise."""
+    levels = {feature.name: feature.levels for feature in features}
     if any(levels.get(block.feature) != block.levels for block in basis.blocks):
         raise DataError("its features are not the contract's", place=str(path), fix="get the released file")
 

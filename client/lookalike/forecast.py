@@ -65,7 +65,7 @@ def forecast_list(
     """
     released = load_approved(records, model, EncoderModel, today)
     facts = read_encoded(released, str(model)).features
-    check_basis(facts.frame.rows.basis, records.contract, model)
+    check_basis(facts.frame.rows.basis, released.document.plan.features(records.contract), model)
     people = records.people()
     marked = records.seeds.mask(name, people)
     if not marked.any():

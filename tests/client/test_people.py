@@ -399,17 +399,44 @@ def test_an_audit_s_question_can_name_neither_a_trained_feature_nor_another_kind
 
 @pytest.mark.parametrize("kind", ["segments", "encoder", "lookalike"])
 def test_the_protected_features_are_read_for_no_plan_but_an_audit(kind: str, tmp_path: Path) -> None:
-    own: dict[str, dict[str, Any]] = {
-        "segments": {"shares": SHARES},
-        "encoder": {},
-        "lookalike": {"model": "sha256:" + "0" * 64, "lookalike": {"seed": "valued"}},
-    }
     asked = asked_of(SeedStore(open_store(tmp_path / "node.sqlite")), tmp_path)
-    made = parse_plan({**HEAD, "name": "one", "study": kind, **own[kind]})
+    made = parse_plan({**HEAD, "name": "one", "study": kind, **OWN[kind]})
     asked.check(made)
     assert set(asked.of(made).columns) <= {"x", "@hash", "@seed"}
     with pytest.raises(AssertionError, match="protected features were read"):
         asked.check(audit_plan(COLUMN))
+
+
+# --- what a plan leaves out ------------------------------------------------------------------------------------------
+
+OWN: dict[str, dict[str, Any]] = {
+    "segments": {"shares": SHARES},
+    "encoder": {},
+    "lookalike": {"model": "sha256:" + "0" * 64, "lookalike": {"seed": "valued"}},
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_feature_that_a_plan_leaves_out_is_no_column_of_its_table(kind: str, node: Node) -> None:
+    made = {without: parse_plan({**HEAD, "name": "one", "study": kind, **OWN[kind], "without": without}) for without in
+            ((), ("spend",))}  # fmt: skip
+    whole, less = (node.asked_about.of(plan) for plan in made.values())
+    assert {"visits", "spend"} <= set(whole.columns)
+    assert set(less.columns) == set(whole.columns) - {"spend"}
+    assert column(less, "visits") == column(whole, "visits")
+    assert less.keys.tolist() == node.people.keys.tolist()
+
+
+def test_a_question_that_names_what_its_plan_leaves_out_fails_and_costs_nothing(node: Node, tmp_path: Path) -> None:
+    plan = segment_plan(without=["spend"])
+    accept(node, plan, tmp_path)
+    for names in (("spend",), ("visits", "spend")):
+        axes = tuple(Axis(name, 0.0, 10.0) for name in names)
+        with pytest.raises(Defect, match="no column spend"):
+            node.door.release(question(plan, "marginals", MarginalsQuery(axes)))
+    assert node.ledger.spent().mu2 == 0
+    node.door.release(question(plan, "marginals", MarginalsQuery((Axis("visits", 0.0, 10.0),))))
+    assert node.ledger.spent().mu2 > 0
 
 
 def test_the_codes_of_a_person_do_not_depend_on_anybody_else(node: Node, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def crowd(n: int = 5000) -> CustomerTable:
 
 
 def marginals_of(people: CustomerTable) -> dict[str, Marginal]:
-    query = MarginalsQuery(basis_axes(contract()))
+    query = MarginalsQuery(basis_axes(contract().training_features))
     counts = bounded_total(query, people) / SCALE
     return {marginal.axis.name: marginal for marginal in estimate_marginals(query, counts, 0.0)}
 
@@ -187,7 +187,7 @@ def test_rows_are_the_same_alone_and_in_company(order: Any) -> None:
 
 
 def test_axes_give_every_code_a_bin_of_its_own() -> None:
-    axes = basis_axes(contract())
+    axes = basis_axes(contract().training_features)
     assert [axis.name for axis in axes] == ["visits", "plan", "spend", "score"]
     assert axes[1] == Axis("plan", 0.0, 3.0, integer=True), "three categories and the unknown one"
     assert axes[1].bins == 4
@@ -195,7 +195,7 @@ def test_axes_give_every_code_a_bin_of_its_own() -> None:
 
 def test_mean_and_trace_from_exact_marginals_are_those_of_the_rows() -> None:
     people = crowd()
-    basis, centre, trace = fit_basis(contract(), marginals_of(people))
+    basis, centre, trace = fit_basis(contract().training_features, marginals_of(people))
     rows = basis.rows(people) / UNIT
     whole = np.isin(basis.feature_of, (0, 1))  # a bin of its own for every value: nothing is lost
     np.testing.assert_allclose(centre[whole], rows.mean(axis=0)[whole], atol=1e-9)
@@ -207,7 +207,7 @@ def test_mean_and_trace_from_exact_marginals_are_those_of_the_rows() -> None:
 
 def test_ends_are_the_released_quantiles_on_the_transformed_scale() -> None:
     people = crowd()
-    basis, _, _ = fit_basis(contract(), marginals_of(people))
+    basis, _, _ = fit_basis(contract().training_features, marginals_of(people))
     for index, moved in ((0, people.values[:, 0]), (2, np.log1p(people.values[:, 2])), (3, people.values[:, 3])):
         span = (40.0, 0.0, math.log1p(2000), 2.0)[index]
         low, high = np.quantile(moved, [0.01, 0.99])
@@ -218,7 +218,7 @@ def test_ends_are_the_released_quantiles_on_the_transformed_scale() -> None:
 def test_a_feature_that_is_the_same_for_all_keeps_its_public_bounds() -> None:
     people = crowd()
     people.values[:, 0], people.values[:, 1] = 7.0, 2.0
-    basis, centre, trace = fit_basis(contract(), marginals_of(people))
+    basis, centre, trace = fit_basis(contract().training_features, marginals_of(people))
     assert (basis.blocks[0].low, basis.blocks[0].high) == (0.0, 40.0)
     rows = basis.rows(people) / UNIT
     np.testing.assert_allclose(centre[:6], rows[0, :6], atol=1e-9)
@@ -226,7 +226,7 @@ def test_a_feature_that_is_the_same_for_all_keeps_its_public_bounds() -> None:
 
 
 def test_without_people_every_code_and_every_bin_is_as_likely() -> None:
-    basis, centre, trace = fit_basis(contract(), marginals_of(crowd().take(slice(0, 0))))
+    basis, centre, trace = fit_basis(contract().training_features, marginals_of(crowd().take(slice(0, 0))))
     np.testing.assert_allclose(centre[basis.feature_of == 1], 0.25)
     assert np.isfinite(centre).all()
     assert trace > 1.0
@@ -235,12 +235,12 @@ def test_without_people_every_code_and_every_bin_is_as_likely() -> None:
 def test_many_codes_share_bins_evenly() -> None:
     text = CONTRACT.replace('["free", "paid", "team"]', str([f"c{i}" for i in range(299)]))
     many = Contract.model_validate(tomllib.loads(text))
-    query = MarginalsQuery(basis_axes(many))
+    query = MarginalsQuery(basis_axes(many.training_features))
     people = crowd()
     people.values[:, 1] = np.arange(5000) % 300
     counts = bounded_total(query, people) / SCALE
     released = {marginal.axis.name: marginal for marginal in estimate_marginals(query, counts, 0.0)}
-    basis, centre, _ = fit_basis(many, released)
+    basis, centre, _ = fit_basis(many.training_features, released)
     codes = centre[basis.feature_of == 1]
     assert len(codes) == 300
     assert codes.sum() == pytest.approx(1.0)
@@ -254,7 +254,7 @@ def test_a_narrow_public_range_gives_a_basis_that_travels() -> None:
     mass[5] = 1000.0
     narrow = Contract.model_validate(tomllib.loads(CONTRACT.replace("low = -1\nhigh = 1\n", "low = 0\nhigh = 1e-11\n")))
     released = {**marginals_of(crowd()), "score": Marginal(axis, mass, 0.0)}
-    basis, _, _ = fit_basis(narrow, released)
+    basis, _, _ = fit_basis(narrow.training_features, released)
     assert basis_from_array(list(basis.features), basis_to_array(basis)) == basis
 
 
@@ -262,7 +262,7 @@ def test_a_narrow_public_range_gives_a_basis_that_travels() -> None:
 
 
 def test_a_basis_travels_without_change() -> None:
-    basis, _, _ = fit_basis(contract(), marginals_of(crowd()))
+    basis, _, _ = fit_basis(contract().training_features, marginals_of(crowd()))
     for one in (BASIS, basis):
         assert basis_from_array(list(one.features), basis_to_array(one)) == one
 

@@ -58,6 +58,22 @@ def test_what_is_suppressed_is_absent_and_not_zero(bundle: Bundle) -> None:
     assert bundle.to_json()["segments"][1]["size"] is None
 
 
+@pytest.mark.parametrize("part", ["scaler", "means", "rfm"])
+def test_a_bundle_shows_nothing_of_a_feature_that_its_plan_leaves_out(part: str, bundle: Bundle) -> None:
+    document = bundle.to_json()
+    document["plan"]["without"] = ["score"]
+    assert Bundle.model_validate(document).plan.without == ("score",)
+    if part == "rfm":
+        edges = {"visits": [1, 2, 3, 4], "score": [1, 2, 3, 4]}
+        grid = {"recency": "visits", "frequency": "score", "monetary": None, "edges": edges, "bands": {}}
+        document["rfm"] = {**grid, "cells": [], "size_std": 1.0}
+    else:
+        named = document["scaler"] if part == "scaler" else document["segments"][0]["means"]
+        named[0]["feature"] = "score"
+    with pytest.raises(ValueError, match="'score', which its plan leaves out"):
+        Bundle.model_validate(document)
+
+
 def test_an_attempt_that_came_to_nothing_stays_on_record(bundle: Bundle, tmp_path: Path) -> None:
     (paid,) = bundle.releases
     failed = paid.model_copy(update={"institutions": 0})

@@ -159,6 +159,20 @@ def test_a_ranker_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert again.document == lookalike_model().document
 
 
+@pytest.mark.parametrize("part", ["encoder", "ranker", "profile"])
+def test_a_model_uses_nothing_that_its_plan_leaves_out(part: str) -> None:
+    model: Model[Any] = encoder_model() if part == "encoder" else lookalike_model()
+    document = model.document.to_json()
+    document["plan"]["without"] = ["spend"]
+    type(model.document).model_validate(document)
+    if part == "profile":
+        document["profile"][0]["feature"] = "spend"
+    else:
+        document["features"][0] = "spend"
+    with pytest.raises(ValueError, match="'spend', which its plan leaves out"):
+        type(model.document).model_validate(document)
+
+
 def test_equal_models_are_equal_files_however_often_they_are_read_and_written(tmp_path: Path, saved: Path) -> None:
     files = {saved.read_bytes()}
     for number in range(12):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cohortium.simulations.bank_world import load_bank_world_contract
 from cohortium.study.canonical import digest_json
 from cohortium.study.contract import Contract
 from cohortium.study.errors import ContractError, PlanError
@@ -26,6 +27,80 @@ MakePlan = Callable[..., Plan]
 def document(plan: Plan, **changes: Any) -> dict[str, Any]:
     """The plan as JSON types with top-level keys changed; None takes a key away."""
     return {key: value for key, value in {**plan.to_json(), **changes}.items() if value is not None}
+
+
+# --- features left out -----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_uses_every_training_feature_that_it_does_not_leave_out(
+    make_plan: MakePlan, small_contract: Contract
+) -> None:
+    plan = make_plan(without=["spend"])
+    plan.check_contract(small_contract)
+    assert [feature.name for feature in plan.features(small_contract)] == ["visits", "score"]
+    assert plan.distance_features(small_contract) == ("visits", "score")
+    assert make_plan().features(small_contract) == small_contract.training_features
+    assert make_plan().to_json()["without"] == []
+    assert make_plan(without=[]).digest == make_plan().digest != plan.digest
+
+
+@pytest.mark.parametrize("study", ["segments", "encoder", "lookalike"])
+@pytest.mark.parametrize(
+    ("without", "message", "fix"),
+    [
+        (["spent"], "'spent' is no feature that is trained on", "did you mean 'spend'?"),
+        (["zzz"], "'zzz' is no feature that is trained on", "use one of visits, spend, score"),
+        (["visits", "spend", "score"], "no feature is left to train on", "leave out fewer"),
+    ],
+    ids=str,
+)
+def test_what_is_left_out_must_be_there_and_something_must_stay(
+    study: str, without: list[str], message: str, fix: str, make_plan: MakePlan, small_contract: Contract
+) -> None:
+    own: dict[str, Any] = {"encoder": {}, "lookalike": {"model": f"sha256:{0:064d}", "lookalike": {"seed": "valued"}}}
+    common = document(make_plan(), segments=None, shares=None)
+    changes = {**common, **own[study], "study": study} if study in own else document(make_plan())
+    with pytest.raises(PlanError, match="without") as refusal:
+        parse_plan({**changes, "without": without}).check_contract(small_contract, "plan")
+    assert message in str(refusal.value)
+    assert refusal.value.fix == fix
+
+
+def test_a_protected_feature_cannot_be_left_out_for_nothing_trains_on_it(
+    make_plan: MakePlan, small_contract: Contract
+) -> None:
+    sex = {"name": "sex", "table": "people", "kind": "category", "column": "sex", "categories": ["f", "m"]}
+    raw = small_contract.to_json()
+    contract = Contract.model_validate({**raw, "features": [*raw["features"], {**sex, "protected": True}]})
+    plan = make_plan(contract=contract.digest, without=["sex"])
+    with pytest.raises(PlanError, match="'sex' is no feature that is trained on"):
+        plan.check_contract(contract)
+
+
+def test_a_feature_named_twice_or_named_and_left_out_is_refused(make_plan: MakePlan) -> None:
+    with pytest.raises(PlanError, match="'spend' repeats"):
+        parse_plan({**make_plan().to_json(), "without": ["spend", "spend"]})
+    both = {**make_plan(segments={"k": 3, "features": ["spend"]}).to_json(), "without": ["spend"]}
+    with pytest.raises(PlanError, match=r"in segments\.features and in without"):
+        parse_plan(both)
+
+
+def test_an_rfm_grid_needs_what_a_plan_left_out() -> None:
+    contract = load_bank_world_contract()
+    recency = next(feature.name for feature in contract.training_features if feature.derive == "recency")
+    common = {"schema": "cohortium.plan/1", "name": "bank", "purpose": contract.purposes[0], "expires": "2099-12-31"}
+    common |= {"lawful_basis": "consent", "regions": ["EU"], "contract": contract.digest}
+    plan = SegmentPlan.model_validate({**common, "epsilon": 1.0, "delta": 1e-6, "without": [recency]})
+    with pytest.raises(PlanError, match="the plan leaves no recency and frequency"):
+        plan.check_contract(contract)
+    plan.model_copy(update={"without": ()}).check_contract(contract)
+
+
+def test_an_audit_trains_on_nothing_and_leaves_nothing_out(make_plan: MakePlan) -> None:
+    audit = {"of": "column", "column": "sex", "attributes": ["sex2"]}
+    raw = document(make_plan(), segments=None, shares=None, without=None)
+    with pytest.raises(PlanError, match="unknown key 'without'"):
+        parse_plan({**raw, "study": "audit", "audit": audit, "without": ["spend"]})
 
 
 # --- a good plan -----------------------------------------------------------------------------------------------------
@@ -101,6 +176,7 @@ CHANGES: dict[str, Any] = {
     "min_cell": 51,
     "segments": {"k": 4},
     "shares": {"marginals": 21, "clustering": 59, "profiles": 20, "rfm": 0},
+    "without": ["spend"],
 }
 
 
