@@ -5,8 +5,16 @@ Must never happen here: a second implementation of anything that a deployed fede
 """
 
 from cohortium.simulations.estimator import FederatedKMeans
-from cohortium.simulations.fairness import FairnessAudit, fairness_audit
+from cohortium.simulations.fairness import FairnessAudit, GroupThresholds, fairness_audit, group_thresholds_of
 from cohortium.simulations.local_federation import PrivacySpent
 from cohortium.simulations.lookalike import FederatedLookalike
 
-__all__ = ["FairnessAudit", "FederatedKMeans", "FederatedLookalike", "PrivacySpent", "fairness_audit"]
+__all__ = [
+    "FairnessAudit",
+    "FederatedKMeans",
+    "FederatedLookalike",
+    "GroupThresholds",
+    "PrivacySpent",
+    "fairness_audit",
+    "group_thresholds_of",
+]

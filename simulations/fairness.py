@@ -1,14 +1,15 @@
-"""A fairness audit of a table in one call: counts by group, impact ratios, verdicts, by the code that runs deployed."""
+"""A fairness audit of a table in one call, and thresholds by group: by the code that runs deployed."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,11 @@ from cohortium.governance.fairness import (
     FairnessResult,
     LookalikeTables,
     Metric,
+    Mitigation,
     audit_lookalike,
+    group_thresholds,
 )
+from cohortium.governance.rules import Facts, Stage, evaluate, load_packs
 from cohortium.models.auditing import UNKNOWN, GroupAnswers, audit_phases, audit_programme
 from cohortium.models.group_table import GroupTable
 from cohortium.models.programme import NoisySum
@@ -31,15 +35,17 @@ from cohortium.server.study_run import AuditAnswer
 from cohortium.simulations.local_federation import LocalFederation, PrivacySpent, plan_head, split_rows
 from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.contract import Contract
-from cohortium.study.errors import DataError, Defect
+from cohortium.study.errors import DataError, Defect, RefusedError
 from cohortium.study.plan import MIN_CELL, Trust
 from cohortium.study.plans import parse_plan
 
-__all__ = ["FairnessAudit", "fairness_audit"]
+__all__ = ["FairnessAudit", "GroupThresholds", "fairness_audit", "group_thresholds_of"]
 
 _PLACE = "fairness_audit"
 _SELECTED, _LABEL, _TOLD = "selected", "label", ("yes", "no")
 _MOST_GROUPS = 100
+_THRESHOLDS, _BINS = "group_thresholds_of", 50
+_BASIS, _SPECIAL = "features.prohibited_basis", "features.special_category"
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,6 +173,165 @@ def fairness_audit(
 
 
 @dataclass(frozen=True)
+class GroupThresholds:
+    """What `group_thresholds_of` found.
+
+    Args:
+        group, score: the columns.
+        cuts: of the scores, ascending.
+        mitigation: cutoffs by group, ratios, people who change places, and lift with a label: before and after.
+        noise_free: whether no noise was added: then nothing is protected.
+        privacy_spent: what it cost; None without noise.
+    """
+
+    group: str
+    score: str
+    cuts: tuple[float, ...]
+    mitigation: Mitigation
+    noise_free: bool
+    privacy_spent: PrivacySpent | None
+
+    def select(self, frame: pd.DataFrame, random_state: int | None = None) -> pd.Series[bool]:
+        """Who is chosen by the thresholds of the groups, to be audited again; lots are drawn in a group's last bin.
+
+        Raises:
+            DataError: a column is missing, or somebody's group has no threshold.
+        """
+        _check_columns(frame, [self.group, self.score])
+        labels = _bin_labels(self.cuts)
+        cutoffs = {cutoff.group[0]: cutoff for cutoff in self.mitigation.after}
+        names = [UNKNOWN if missing else str(name) for name, missing in
+                 zip(frame[self.group], frame[self.group].isna(), strict=True)]  # fmt: skip
+        if set(names) - set(cutoffs):
+            raise DataError(f"a group of '{self.group}' has no threshold", place=_THRESHOLDS, fix="ask with these rows")
+        last = np.array([labels.index(cutoffs[name].bin) for name in names])
+        part = np.array([cutoffs[name].part for name in names])
+        bins = _bins(frame[self.score], self.cuts)
+        lots = np.random.default_rng(random_state).random(len(frame)) < part
+        return pd.Series((bins < last) | ((bins == last) & lots), index=frame.index, name="selected")
+
+
+def group_thresholds_of(
+    frame: pd.DataFrame,
+    *,
+    group: str,
+    score: str,
+    reach: float,
+    ratio: float,
+    label: str | None = None,
+    cuts: Sequence[float] | None = None,
+    institutions: int | str | Sequence[Any] | None = None,
+    epsilon: float | None = None,
+    delta: float = 1e-6,
+    packs: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> GroupThresholds:
+    """The score that each group would need so that no group's rate is below `ratio` times the highest, and its cost.
+
+    A threshold by group makes a protected attribute part of who is chosen. **Whether a place allows that, its rules
+    decide, not this function**: name the packs in force. Rules about a prohibited basis or a special category of data
+    are then asked, with the group counted as one prohibited basis, and refuse what they forbid or cannot tell. No pack
+    that ships speaks of such thresholds by name: that none refuses is no permission. Not legal advice.
+
+    Scores are counted by group and bin, by the plan of an audit: exactly without `epsilon`, and as `fairness_audit`
+    does with it. Whoever has no score is left out. The ratio is one of noisy tables: audit `select(frame)` again.
+
+    Args:
+        frame: one row is one person at one institution.
+        group, score: columns; the higher score is chosen first.
+        reach: share of the people to choose, within 0 and 1.
+        ratio: least rate of a group over the highest, above 0 and at most 1.
+        label: a column of 0 and 1, who responded: for the lift, and to lose the least of it.
+        cuts: public, ascending cut points of the score, not computed from it: they make the bins. 49 quantiles when
+            left out, which only an answer without noise may use.
+        institutions, epsilon, delta: as `fairness_audit`.
+        packs: names of rule packs, such as `us`; the house's rules are always among them.
+        facts: what these rules need to know, such as `{"product.category": "deposit"}`; unknown refuses.
+
+    Raises:
+        RefusedError: a rule of a stated pack forbids it, or cannot tell.
+        DataError: as `fairness_audit`; cuts are missing or do not ascend; a group of fewer than 50 people, with noise.
+        RuleError, FactError: no such pack or fact.
+
+    Example:
+        >>> import pandas as pd
+        >>> from cohortium.simulations import group_thresholds_of
+        >>> frame = pd.DataFrame({"sex": ["f", "m"] * 2000, "score": [n % 40 + n % 2 * 20 for n in range(4000)]})
+        >>> found = group_thresholds_of(frame, group="sex", score="score", reach=0.2, ratio=0.8)
+        >>> round(found.mitigation.ratio_before, 2), round(found.mitigation.ratio_after, 2)
+        (0.0, 0.8)
+    """
+    if packs:
+        _refuse_forbidden(packs, facts or {})
+    by = institutions if isinstance(institutions, str) else None
+    _check_columns(frame, [name for name in (group, score, label, by) if name is not None])
+    ends = _cuts(frame[score], cuts, epsilon)
+    groups = [_grouped(frame[group], group)]
+    labels = _bin_labels(ends)
+    scored = np.where(frame[score].isna(), float(len(labels)), _bins(frame[score], ends))
+    told = [] if label is None else [_told(frame[label], label)]
+    given: Any = frame[institutions].to_numpy() if isinstance(institutions, str) else institutions
+    parts = split_rows(len(frame), given, seed=0)
+    contract = _contract([len(groups[0].labels)], label is not None, labels)
+    values = np.column_stack([groups[0].codes, scored, *told])
+    columns = tuple(feature.name for feature in contract.protected_features)
+    protected = [CustomerTable(columns, np.ascontiguousarray(values[rows]), rows) for rows in parts]
+    people = [CustomerTable(("one",), np.zeros((len(rows), 1)), rows) for rows in parts]
+    plan = _plan(contract, 1, label is not None, len(parts), epsilon, delta, chosen=())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cohortium-")))
+        budget = {"epsilon": plan.epsilon, "delta": plan.delta}
+        federation = LocalFederation(folder, contract, people, protected, **budget, stack=stack)
+        found = (_exact(federation, plan, contract) if epsilon is None else _private(federation, plan))[0]
+        spent = None if epsilon is None else federation.spent(plan.trust, plan.delta, len(audit_phases(plan)))
+    named = _named(found, (group,), groups, ())
+    counted = replace(named.outcomes, outcomes=labels, counts=named.outcomes.counts[:, :-1])
+    if epsilon is not None and (counted.counts.sum(axis=1) < MIN_CELL).any():
+        raise DataError(f"a group of fewer than {MIN_CELL} people", place=_THRESHOLDS, fix="fold it into another group")
+    answered = named.labels
+    responses = None if answered is None else replace(counted, counts=answered.counts[:, :-2:2], std=answered.std)
+    mitigation = group_thresholds(counted, reach, ratio, responses)
+    return GroupThresholds(group, score, ends, mitigation, epsilon is None, spent)
+
+
+def _cuts(scores: pd.Series[Any], cuts: Sequence[float] | None, epsilon: float | None) -> tuple[float, ...]:
+    if not pd.api.types.is_numeric_dtype(scores):
+        raise DataError("scores are no numbers", place=_THRESHOLDS, fix="name a column of numbers")
+    if cuts is None and epsilon is not None:
+        raise DataError("no cuts", place=_THRESHOLDS, fix="state public cuts=[…], not computed from the scores")
+    ends = scores.quantile(np.linspace(0, 1, _BINS + 1)[1:-1]).unique().tolist() if cuts is None else list(cuts)
+    if not 1 <= len(ends) < _MOST_GROUPS or not all(low < high for low, high in pairwise(ends)):
+        raise DataError("cuts do not ascend, or are not 1 to 99", place=_THRESHOLDS, fix="state fewer, ascending")
+    return tuple(float(end) for end in ends)
+
+
+def _bins(scores: pd.Series[Any], cuts: Sequence[float]) -> NDArray[np.float64]:
+    """Everybody's bin, the highest scores' first; of a missing score the last one. Shape (n,)."""
+    filled = scores.fillna(-np.inf).to_numpy(dtype=np.float64)
+    return np.asarray(len(cuts) - np.searchsorted(np.array(cuts), filled, side="right"), dtype=np.float64)
+
+
+def _bin_labels(cuts: Sequence[float]) -> tuple[str, ...]:
+    between = [f"{low:.17g} to {high:.17g}" for low, high in pairwise(cuts)]
+    return (f"{cuts[-1]:.17g} and above", *reversed(between), f"below {cuts[0]:.17g}")
+
+
+def _refuse_forbidden(packs: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """`RefusedError` when a rule about the group's use forbids it or cannot tell; other rules are not asked here."""
+    loaded = load_packs(packs)
+    known = Facts.of({**facts, _BASIS: 1}, _THRESHOLDS)
+    today = datetime.now(UTC).date()
+    for stage in get_args(Stage):
+        for finding in evaluate(loaded, known, stage, today).findings:
+            if {seen.fact for seen in finding.seen} & {_BASIS, _SPECIAL}:
+                raise RefusedError(
+                    f"{finding.rule} ({finding.article}; confidence {finding.confidence}): {finding.plain}",
+                    place=_THRESHOLDS,
+                    fix=f"{finding.change}; a group is a prohibited basis wherever a threshold depends on it",
+                )
+
+
+@dataclass(frozen=True)
 class _Groups:
     """The groups of a column: their labels, whether somebody is in none of them, and everybody's code, shape (n,)."""
 
@@ -217,14 +382,14 @@ def _told(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
     return np.where(column.isna(), 2.0, np.where(column.fillna(0).astype(np.float64) == 1.0, 0.0, 1.0))
 
 
-def _contract(groups: Sequence[int], has_label: bool) -> Contract:
+def _contract(groups: Sequence[int], has_label: bool, outcomes: Sequence[str] = _TOLD) -> Contract:
     """Protected g0, g1, … with numbered categories, `selected` and `label`; a constant, for every contract trains."""
     base = {"table": "people", "kind": "category", "protected": True}
-    told = [_SELECTED, *([_LABEL] if has_label else [])]
+    told = {_SELECTED: outcomes, **({_LABEL: _TOLD} if has_label else {})}
     features = [
         {**base, "name": f"g{index}", "column": f"g{index}", "categories": [f"c{code}" for code in range(count)]}
         for index, count in enumerate(groups)
-    ] + [{**base, "name": name, "column": name, "categories": list(_TOLD)} for name in told]
+    ] + [{**base, "name": name, "column": name, "categories": list(labels)} for name, labels in told.items()]
     constant = {"name": "one", "column": "one", "table": "people", "kind": "numeric", "block": "behaviour"}
     return Contract.model_validate(
         {
@@ -239,9 +404,15 @@ def _contract(groups: Sequence[int], has_label: bool) -> Contract:
 
 
 def _plan(
-    contract: Contract, groups: int, has_label: bool, institutions: int, epsilon: float | None, delta: float
+    contract: Contract,
+    groups: int,
+    has_label: bool,
+    institutions: int,
+    epsilon: float | None,
+    delta: float,
+    chosen: Sequence[str] = _TOLD[:1],
 ) -> AuditPlan:
-    audit: dict[str, Any] = {"of": "column", "column": _SELECTED, "chosen": [_TOLD[0]], "intersections": "all"}
+    audit: dict[str, Any] = {"of": "column", "column": _SELECTED, "chosen": list(chosen), "intersections": "all"}
     audit["attributes"] = [f"g{index}" for index in range(groups)]
     if has_label:
         audit |= {"label": _LABEL, "positive": _TOLD[0]}

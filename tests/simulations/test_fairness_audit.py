@@ -15,11 +15,11 @@ from cohortium.governance import fairness as statistics
 from cohortium.models.auditing import CHOSEN, REST, SEEDS
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.study_run import AuditAnswer
-from cohortium.simulations import fairness_audit
+from cohortium.simulations import fairness_audit, group_thresholds_of
 from cohortium.simulations.local_federation import LocalFederation, plan_head
 from cohortium.study.bundle import AxisScale, Bundle, KChoice, Segment
 from cohortium.study.contract import Contract
-from cohortium.study.errors import DataError, PlanError
+from cohortium.study.errors import CohortiumError, DataError, PlanError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 
@@ -258,3 +258,126 @@ def test_segments_are_audited_by_nodes_that_hold_the_bundle(
 
 def test_the_words_of_the_tables_are_those_of_the_statistics() -> None:
     assert (statistics.CHOSEN, statistics.REST, statistics.SEEDS) == (CHOSEN, REST, SEEDS)
+
+
+# --- thresholds by group ---------------------------------------------------------------------------------------------
+
+CUTS = [round(cut, 1) for cut in np.linspace(-2, 2.5, 46).tolist()]
+
+
+def scored(count: int = 12_000) -> pd.DataFrame:
+    """Women score lower for the same responses."""
+    rng = np.random.default_rng(1)
+    sex, worth = rng.choice(["f", "m"], count, p=[0.3, 0.7]), rng.normal(size=count)
+    bought = (rng.random(count) < 1 / (1 + np.exp(2 - 1.5 * worth))).astype(int)
+    return pd.DataFrame({"sex": sex, "score": worth + 0.5 * (sex == "m"), "bought": bought})
+
+
+WANTED: dict[str, Any] = {"group": "sex", "score": "score", "reach": 0.2, "ratio": 0.9, "label": "bought"}
+
+
+def test_thresholds_reach_the_ratio_when_who_they_choose_is_audited_again() -> None:
+    frame = scored()
+    found = group_thresholds_of(frame, **WANTED, cuts=CUTS)
+    assert found.noise_free
+    chosen = found.select(frame, random_state=0)
+    assert chosen.mean() == pytest.approx(0.2, abs=0.01)
+    again = fairness_audit(frame.assign(chosen=chosen), group="sex", selected="chosen", label="bought")
+    before = fairness_audit(
+        frame.assign(chosen=frame.score >= frame.score.quantile(0.8)), group="sex", selected="chosen"
+    )
+    assert before.verdict == "fail"
+    assert before.impact_ratio["f"] == pytest.approx(found.mitigation.ratio_before, abs=0.02)
+    assert found.mitigation.ratio_after >= 0.9 - 1e-9
+    assert again.impact_ratio["f"] == pytest.approx(found.mitigation.ratio_after, abs=0.03)
+    assert again.verdicts.loc["f", "impact-ratio"] == "pass"
+    assert found.mitigation.lift_after == pytest.approx(frame.bought[chosen].mean() / frame.bought.mean(), rel=0.03)
+
+
+def test_the_tables_are_those_of_pandas_and_a_missing_score_or_sex_counts_apart() -> None:
+    frame = scored(4000)
+    whole = group_thresholds_of(frame, **WANTED, cuts=[0.0, 1.0])
+    assert [cutoff.bin for cutoff in whole.mitigation.before] == ["1 and above", "1 and above"]
+    share = 0.2 * len(frame) / (frame.score >= 1).sum()
+    assert [cutoff.part for cutoff in whole.mitigation.before] == pytest.approx([share, share])
+    rows = pd.DataFrame({"sex": ["f", "m"] * 50, "score": [np.nan] * 100, "bought": [1] * 100})
+    more = group_thresholds_of(pd.concat([frame, rows]), **WANTED, cuts=[0.0, 1.0])
+    assert more.mitigation == whole.mitigation
+    unknown = frame.assign(sex=frame.sex.where(np.arange(len(frame)) >= 400))
+    named = group_thresholds_of(unknown, **WANTED, cuts=[0.0, 1.0])
+    assert [cutoff.group for cutoff in named.mitigation.after] == [("f",), ("m",), ("unknown",)]
+    assert named.select(unknown, 0)[:400].mean() == pytest.approx(named.mitigation.after[2].rate, abs=0.06)
+    with pytest.raises(DataError, match="a group of 'sex' has no threshold"):
+        whole.select(unknown)
+    assert not more.select(rows, 0).any(), "without a score nobody is chosen while others are"
+
+
+def test_with_noise_the_answer_is_near_and_its_price_is_told() -> None:
+    frame = scored()
+    exact = group_thresholds_of(frame, **WANTED, cuts=CUTS[::5])
+    noisy = group_thresholds_of(frame, **WANTED, cuts=CUTS[::5], institutions=3, epsilon=1.0)
+    assert not noisy.noise_free
+    assert noisy.privacy_spent is not None
+    assert 0.9 < noisy.privacy_spent.epsilon <= 1.0
+    for first, second in zip(exact.mitigation.after, noisy.mitigation.after, strict=True):
+        assert first.group == second.group
+        assert first.rate == pytest.approx(second.rate, abs=0.02)
+    assert noisy.mitigation != exact.mitigation
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"epsilon": 1.0}, "no cuts"),
+        ({"cuts": [1.0, 0.0]}, "do not ascend"),
+        ({"cuts": [0.0, float("nan")]}, "do not ascend"),
+        ({"cuts": []}, "do not ascend"),
+        ({"score": "sex", "group": "bought", "label": None}, "no numbers"),
+        ({"score": "other"}, "no column 'other'"),
+        ({"reach": 1.0}, "reach must be"),
+        ({"packs": ["atlantis"]}, "no pack 'atlantis'"),
+        ({"packs": ["us"], "facts": {"product.colour": "red"}}, "product.colour"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(CohortiumError, match=match):
+        group_thresholds_of(scored(200), **{**WANTED, **changes})
+
+
+def test_with_noise_a_tiny_group_gets_no_threshold() -> None:
+    frame = scored(4000)
+    frame.loc[:4, "sex"] = "x"
+    with pytest.raises(DataError, match="fewer than 50 people"):
+        group_thresholds_of(frame, **WANTED, cuts=[0.0], epsilon=3.0)
+
+
+@pytest.mark.parametrize(
+    ("packs", "facts", "rule"),
+    [
+        (["us"], {"product.category": "card", "features.proxy_test_ref": "test-1"}, "US-ECOA-REGB"),
+        (["us"], {}, "US-ECOA-REGB"),
+        (["us-ny"], {"product.category": "mortgage"}, "US-NY-296A"),
+        (["eu"], {"features.special_category": 1, "cohort.special_without_explicit_consent": 3}, "EU-GDPR-9"),
+        (["eu"], {}, "EU-GDPR-9"),
+    ],
+    ids=str,
+)
+def test_a_stated_pack_that_forbids_the_group_s_use_or_cannot_tell_refuses(
+    packs: list[str], facts: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(RefusedError, match=rule) as refusal:
+        group_thresholds_of(scored(200), **WANTED, packs=packs, facts=facts)
+    assert "confidence" in refusal.value.message
+
+
+def test_a_fact_that_denies_the_group_s_use_does_not_help() -> None:
+    facts = {"product.category": "card", "features.proxy_test_ref": "test-1", "features.prohibited_basis": 0}
+    with pytest.raises(RefusedError, match="US-ECOA-REGB"):
+        group_thresholds_of(scored(200), **WANTED, packs=["us"], facts=facts)
+
+
+def test_packs_that_allow_it_change_nothing() -> None:
+    frame = scored(400)
+    allowed = group_thresholds_of(frame, **WANTED, packs=["us"], facts={"product.category": "deposit"})
+    assert allowed == group_thresholds_of(frame, **WANTED)
