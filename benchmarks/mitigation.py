@@ -206,7 +206,7 @@ def drops(world: World, number: int) -> tuple[list[dict[str, Any]], Found, Compa
     """The audience as it is, and without the strongest proxies of sex."""
     before, rows = campaign(world, (), number), []
     ranked = strongest(before.result, "sex")
-    variants = {"as it is": (), **{f"without {', '.join(ranked[:n])}": tuple(ranked[:n]) for n in DROPPED}}
+    variants = {"as it is": (), **{f"without the {n} strongest": tuple(ranked[:n]) for n in DROPPED}}
     compared: Comparison | None = None
     for name, without in variants.items():
         found = campaign(world, without, number) if without else before
@@ -215,8 +215,9 @@ def drops(world: World, number: int) -> tuple[list[dict[str, Any]], Found, Compa
         if without:
             compared = compare(before.result, found.result, name, [cost], without)
         rows.append(
-            {"mitigation": name, "ratio": found.ratio, "lift": found.lift, "audit": estimate, "verdict": verdict,
-             "released_lift": cost.after.value if cost.after else float("nan"), "overall": found.result.verdict}
+            {"mitigation": name, "without": without, "ratio": found.ratio, "lift": found.lift, "audit": estimate,
+             "verdict": verdict, "released_lift": cost.after.value if cost.after else float("nan"),
+             "overall": found.result.verdict}
         )  # fmt: skip
     if compared is None:
         raise RuntimeError("no feature has an association with sex")
@@ -338,11 +339,13 @@ def main() -> int:
         print(f"run {number}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"\nAudience '{LEVEL}': women's impact ratio and lift, exact and as released; verdict of the first run")
     print(
-        f"{'mitigation':<66} {'ratio':>6} {'lift':>6} {'audit':>6} {'lift':>6}  interval and verdict, overall verdict"
+        f"{'mitigation':<34} {'ratio':>6} {'lift':>6} {'audit':>6} {'lift':>6}  interval and verdict, overall verdict"
     )
     for row in medians(audiences):
-        print(f"{row['mitigation']:<66} {row['ratio']:6.3f} {row['lift']:6.3f} {row['audit']:6.3f} "
+        print(f"{row['mitigation']:<34} {row['ratio']:6.3f} {row['lift']:6.3f} {row['audit']:6.3f} "
               f"{row['released_lift']:6.3f}  {row['verdict']}, {row['overall']}")  # fmt: skip
+    for number, rows in enumerate(audiences):
+        print(f"run {number}: by falling association with sex {', '.join(rows[len(DROPPED)]['without'])}")
     print("\nSegments: what they tell about sex (V, and the end of its interval), balance, explained variance")
     for row in medians(kinds):
         print(f"k = {row['k']:<4} V {row['leakage']:.3f} (to {row['leakage_high']:.3f}) {row['verdict']:<14} "

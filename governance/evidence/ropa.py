@@ -22,9 +22,9 @@ from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract, Feature
 from cohortium.study.document import Agreed, Document
-from cohortium.study.errors import RefusedError
+from cohortium.study.errors import Defect, RefusedError
 from cohortium.study.lookalike_plan import LookalikePlan
-from cohortium.study.plan import LawfulBasis, Plan
+from cohortium.study.plan import LawfulBasis, Plan, TrainingPlan
 
 __all__ = [
     "ROPA_SCHEMA",
@@ -189,10 +189,12 @@ def declared_text(declared: Facts, name: str) -> str | None:
 
 def data_of(plan: Plan, contract: Contract) -> tuple[DataCategory, ...]:
     """The personal data that a plan's questions read: protected features in audits alone."""
-    if not isinstance(plan, AuditPlan):
-        categories = tuple(_category(contract, feature) for feature in contract.training_features)
+    if isinstance(plan, TrainingPlan):
+        categories = tuple(_category(contract, feature) for feature in plan.features(contract))
         seed = DataCategory(name="membership of the list of valued customers", kind="yes or no")
         return (*categories, seed) if isinstance(plan, LookalikePlan) else categories
+    if not isinstance(plan, AuditPlan):
+        raise Defect(f"a plan of the kind {type(plan).__name__}")
     audit = plan.audit
     named = dict.fromkeys(name for name in (*audit.attributes, audit.column, audit.label, *audit.proxies) if name)
     categories = tuple(_category(contract, contract.feature(name)) for name in named)

@@ -61,6 +61,12 @@ def test_an_audit_reads_protected_features_and_others_do_not() -> None:
     assert "recency" not in [one.name for one in audited.data]
 
 
+def test_what_a_plan_leaves_out_is_no_data_of_it() -> None:
+    less = segment_plan().model_copy(update={"without": ("monetary", "home_region")})
+    (found,) = ropa("north", [(less, charter())], contract(), facts())
+    assert [one.name for one in found.data] == ["recency", "main_product"]
+
+
 def test_what_nobody_stated_is_open_and_not_guessed() -> None:
     empty, stated = entry(), entry(**STATED)
     assert empty.joint_controllers == ()
