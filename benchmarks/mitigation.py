@@ -1,6 +1,6 @@
 """What mitigations do to an audience and to segments, re-audited, and what they cost in lift: on the adult census set.
 
-    make bench TARGET=mitigation          ten minutes
+    make bench TARGET=mitigation          5 to 20 minutes
     make bench TARGET=mitigation ARGS="--seeds 1"
 
 32,561 persons at five institutions, t = 4, c = 1. Sex, race and age are protected; the seeds are a quarter of those

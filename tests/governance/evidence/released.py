@@ -138,7 +138,7 @@ def audit_plan() -> AuditPlan:
         "audit": {"of": "segments", "model": bundle().digest, "segments": 2, "attributes": ["age_group"]},
         "shares": {"outcomes": 100},
     }
-    del document["segments"]
+    del document["segments"], document["without"]
     return AuditPlan.model_validate(document)
 
 
