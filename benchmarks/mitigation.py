@@ -339,10 +339,10 @@ def main() -> int:
         print(f"run {number}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"\nAudience '{LEVEL}': women's impact ratio and lift, exact and as released; verdict of the first run")
     print(
-        f"{'mitigation':<34} {'ratio':>6} {'lift':>6} {'audit':>6} {'lift':>6}  interval and verdict, overall verdict"
+        f"{'mitigation':<36} {'ratio':>6} {'lift':>6} {'audit':>6} {'lift':>6}  interval and verdict, overall verdict"
     )
     for row in medians(audiences):
-        print(f"{row['mitigation']:<34} {row['ratio']:6.3f} {row['lift']:6.3f} {row['audit']:6.3f} "
+        print(f"{row['mitigation']:<36} {row['ratio']:6.3f} {row['lift']:6.3f} {row['audit']:6.3f} "
               f"{row['released_lift']:6.3f}  {row['verdict']}, {row['overall']}")  # fmt: skip
     for number, rows in enumerate(audiences):
         print(f"run {number}: by falling association with sex {', '.join(rows[len(DROPPED)]['without'])}")
