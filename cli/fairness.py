@@ -1,21 +1,32 @@
-"""`cohortium fairness`: which released models may be audited here, and what an audit's result says."""
+"""`cohortium fairness`: which released models may be audited here, and what audits' results say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cohortium.client.lookalike import open_records
-from cohortium.governance.fairness import FairnessResult, Metric, load_fairness
+from cohortium.governance.fairness import (
+    Cost,
+    FairnessResult,
+    Metric,
+    compare,
+    lift_cost,
+    load_fairness,
+    segment_costs,
+)
+from cohortium.study.bundle import load_bundle
+from cohortium.study.errors import DataError
+from cohortium.study.model import LookalikeModel, load_model
 
 __all__ = ["app", "verdict_lines"]
 
 app = typer.Typer(
     name="fairness",
-    help="Fairness audits: let a released model be audited here; read what an audit found.",
+    help="Fairness audits: let a released model be audited here; read and compare what audits found.",
     no_args_is_help=True,
 )
 
@@ -60,6 +71,58 @@ def show(
     else:
         _print(result, everything=everything)
     raise typer.Exit(0 if result.verdict == "pass" else 1)
+
+
+@app.command("compare")
+def compare_audits(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The fairness.json of what was mitigated.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The fairness.json of what came of it.")],
+    mitigation: Annotated[str, typer.Option(help="What was done, in words.")],
+    before_model: Annotated[
+        Path | None, typer.Option(help="What BEFORE audited: bundle.json or lookalike.safetensors, for the cost.")
+    ] = None,
+    after_model: Annotated[Path | None, typer.Option(help="What AFTER audited, likewise.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Two audits side by side, with what the mitigation cost: lift of an audience, or variance that segments explain.
+
+    It says that a mitigation worked only where the audit after it passes. Exits with 0 then, with 1 otherwise.
+
+    \b
+    Example:
+      cohortium fairness compare audit-1/fairness.json audit-2/fairness.json --mitigation "relationship left out" \\
+        --before-model campaign-1/lookalike.safetensors --after-model campaign-2/lookalike.safetensors
+    """
+    first, second = load_fairness(before), load_fairness(after)
+    costs, without = _costs(first, before_model, second, after_model)
+    found = compare(first, second, mitigation, costs, without)
+    typer.echo(found.to_bytes().decode() if as_json else found.to_text(), nl=not as_json)
+    raise typer.Exit(0 if second.verdict == "pass" else 1)
+
+
+def _costs(
+    first: FairnessResult, before: Path | None, second: FairnessResult, after: Path | None
+) -> tuple[tuple[Cost, ...], tuple[str, ...]]:
+    """What it cost, and which features the plan after it left out; nothing without the two models."""
+    if before is None or after is None:
+        if (before is None) != (after is None):
+            missing = "--before-model" if before is None else "--after-model"
+            raise DataError("is needed beside the other one", place=missing, fix="give both models, or neither")
+        return (), ()
+    if first.subject == "segments":
+        old, new = load_bundle(before), load_bundle(after)
+        _check_audited(((first, old.digest, before), (second, new.digest, after)))
+        return segment_costs(old, new), new.plan.without
+    models = [load_model(file, LookalikeModel, signer=None) for file in (before, after)]
+    _check_audited(((first, models[0].digest, before), (second, models[1].digest, after)))
+    curves = [model.document.curve for model in models]
+    return (lift_cost(curves[0], curves[1], first.level or ""),), models[1].document.plan.without
+
+
+def _check_audited(pairs: Iterable[tuple[FairnessResult, str, Path]]) -> None:
+    for result, digest, file in pairs:
+        if result.audited != digest:
+            raise DataError("is not what that audit is of", place=str(file), fix="give the model of that very digest")
 
 
 def verdict_lines(result: FairnessResult) -> Iterator[str]:

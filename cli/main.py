@@ -72,7 +72,7 @@ _NOUNS = {
         "app",
         "What ends on its last day, what is owed and until when, and how it was met. Not legal advice.",
     ),
-    "fairness": ("app", "Fairness audits: let a released model be audited here; read what an audit found."),
+    "fairness": ("app", "Fairness audits: let a released model be audited here; read and compare what audits found."),
     "review": (
         "app",
         "Cases before reviewers: two people of two functions sign card, audit, DPIA and policy decision.",
