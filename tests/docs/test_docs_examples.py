@@ -10,7 +10,11 @@ The convention, for README.md and every page of docs/:
 - ```python: run; one namespace per page. A block with `>>>` is run as a doctest.
 - `<!-- file: NAME -->` in the line above a block: the block is written to NAME.
 - `<!-- exit: N -->` in the line above a block: its last command ends with N; all others end with 0.
+- `<!-- prints -->` in the line above a block of text: the last command before it printed that. Line breaks do not
+  count, and `…` stands for anything.
 - `<!-- not run: REASON -->` in the line above a block: it is not run.
+- `$NAME` in a command is the value of NAME in the page's Python.
+- A page of GOES_ON is run in the folder that another page leaves, in the same test.
 - Blocks that fetch a public set are run after all others of their page, in a test of their own that skips when the set
   is out of reach.
 """
@@ -20,9 +24,11 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import logging
 import re
 import shlex
 import shutil
+import string
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +60,8 @@ NOT_RUN = (
 LANGUAGES = ("bash", "console", "python")
 COHORTIUM = ("cohortium", ".venv/bin/cohortium")
 DEMO_SET = "ta-feng"
+GOES_ON = {"docs/refusals.md": "docs/reviewer-guide.md"}
+"""Pages that take long to begin with, and the page that begins with the same."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,11 @@ class Example:
     @property
     def not_run(self) -> bool:
         return self._noted("not run") is not None
+
+    @property
+    def prints(self) -> bool:
+        """Whether it is what the last command printed."""
+        return self.note == "prints"
 
     @property
     def exit_code(self) -> int:
@@ -137,7 +150,9 @@ def wanted(page: Path, online: bool) -> list[Example]:
     return [
         example
         for example in examples(page)
-        if example.file or (example.language in LANGUAGES and (example.public_set is not None) == online)
+        if example.file
+        or (example.prints and not online)
+        or (example.language in LANGUAGES and (example.public_set is not None) == online)
     ]
 
 
@@ -145,6 +160,8 @@ def params(online: bool) -> list[Any]:
     """The pages that have something to run; those that simulate take a while."""
     found = []
     for page in PAGES:
+        if name_of(page) in GOES_ON:
+            continue
         todo = [example for example in wanted(page, online) if example.language in LANGUAGES and not example.not_run]
         if todo:
             long = any(word in example.text for example in todo for word in ("cohortium demo", "cohortium simulate"))
@@ -177,6 +194,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", params(online=False))
 def test_the_examples_of_a_page_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_all(wanted(page, online=False), monkeypatch)
+    for other in (ROOT / later for later, begins in GOES_ON.items() if begins == name_of(page)):
+        run_all(wanted(other, online=False), monkeypatch)
 
 
 @pytest.mark.online
@@ -199,8 +218,16 @@ def test_every_example_follows_the_convention(page: Path) -> None:
                 assert words[0] in ("cohortium", *NOT_RUN), f"{place}: '{words[0]}' is neither run nor known"
 
 
+def test_a_block_of_output_is_compared_with_what_was_printed() -> None:
+    assert printed("error: … refused\n", "error: the plan is\nrefused — fix: another")
+    assert not printed("error: … refused\n", "refused — error: the plan")
+    assert not printed("error: refused\n", "error: the plan is refused")
+    assert not printed("anything", "")
+
+
 def run_all(todo: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
     namespace: dict[str, Any] = {"__name__": "example"}
+    output = ""
     for example in todo:
         place = f"{name_of(example.page)}:{example.line}"
         if example.file:
@@ -208,10 +235,18 @@ def run_all(todo: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
             Path(example.file).write_text(example.text, encoding="utf-8")
         elif example.not_run:
             continue
+        elif example.prints:
+            assert printed(example.text, output), f"{place}: printed was\n{output}"
         elif example.language == "python":
             run_python(example.text, place, namespace)
         else:
-            run_commands(example, place, monkeypatch)
+            output = run_commands(example, place, namespace, monkeypatch)
+
+
+def printed(wanted: str, output: str) -> bool:
+    """Whether the parts between `…` stand in the output, in their order and whole."""
+    parts = [re.escape(" ".join(part.split())) for part in wanted.split("…")]
+    return re.search(r"\s?.*?\s?".join(parts), " ".join(output.split())) is not None
 
 
 def run_python(text: str, place: str, namespace: dict[str, Any]) -> None:
@@ -225,12 +260,14 @@ def run_python(text: str, place: str, namespace: dict[str, Any]) -> None:
     assert not report.getvalue(), report.getvalue()
 
 
-def run_commands(example: Example, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = [words for words in example.commands if words[0] == "cohortium"]
+def run_commands(example: Example, place: str, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a block's commands; what the last one printed."""
+    ours, output = [words for words in example.commands if words[0] == "cohortium"], ""
     for number, words in enumerate(ours, start=1):
         expected = example.exit_code if number == len(ours) else 0
-        code, output = run_cohortium(words, monkeypatch)
+        code, output = run_cohortium([string.Template(word).substitute(namespace) for word in words], monkeypatch)
         assert code == expected, f"{place}: {shlex.join(words)} ended with {code}\n{output}"
+    return output
 
 
 def run_cohortium(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
@@ -239,7 +276,7 @@ def run_cohortium(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[in
     monkeypatch.setattr(sys, "argv", words)
     out, errors = io.StringIO(), io.StringIO()
     code: object = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings_to(errors):
         try:
             main()
         except SystemExit as stopped:
@@ -247,3 +284,15 @@ def run_cohortium(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[in
     if target is not None:
         Path(target).write_text(out.getvalue(), encoding="utf-8")
     return int(str(code)), out.getvalue() + errors.getvalue()
+
+
+@contextlib.contextmanager
+def warnings_to(stream: io.StringIO) -> Iterator[None]:
+    """What is logged is printed, as on a terminal; pytest takes it for itself."""
+    logger, handler = logging.getLogger("cohortium"), logging.StreamHandler(stream)
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
