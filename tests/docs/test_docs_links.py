@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 PAGES = [path for path in (ROOT / name for name in BESIDE) if path.exists()] + sorted(DOCS.rglob("*.md"))
-SAMPLE = sorted(path for path in (DOCS / "sample-report").iterdir() if path.suffix in (".html", ".json"))
+SAMPLE = sorted(path for path in (DOCS / "sample-report").rglob("*") if path.suffix in (".html", ".json"))
 
 KNOWN_HOSTS = (
     "arxiv.org",

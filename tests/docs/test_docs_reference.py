@@ -29,8 +29,11 @@ from cohortium.client.onboarding.report import ColumnReport, FeatureReport, Onbo
 from cohortium.governance.report import (
     LookalikeSummary,
     RunSummary,
+    load_fairness_page,
+    load_governance_summary,
     load_lookalike_summary,
     load_summary,
+    render_fairness_report,
     render_report,
 )
 from cohortium.governance.report.html import FAIRNESS_SECTIONS, LOOKALIKE_SECTIONS, SECTIONS
@@ -423,7 +426,13 @@ def test_the_sample_report_is_of_this_version_and_drawn_from_its_summary() -> No
     assert load_bundle(folder / "bundle.json") == summary.bundle
     assert summary.bundle.digest in shown
     lookalike = load_lookalike_summary(folder / "lookalike.json")
-    assert heads(shown) == heads(render_report(summary, lookalike)), "write it anew: see docs/README.md"
+    governance = load_governance_summary(folder / "governance.json")
+    assert heads(shown) == heads(render_report(summary, lookalike, governance)), "write it anew: see docs/README.md"
+    for audit in governance.audits:
+        page_of = load_fairness_page((folder / audit.page).with_name("audit.json"))
+        assert page_of.result.verdict == audit.verdict
+        shown = (folder / audit.page).read_text(encoding="utf-8")
+        assert heads(shown) == heads(render_fairness_report(page_of)), "write it anew: see docs/README.md"
 
 
 def heads(report: str) -> list[str]:
