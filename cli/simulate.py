@@ -26,6 +26,7 @@ from cohortium.simulations.run_folder import Engine, SimulationOrder
 from cohortium.simulations.sources import is_public, own_data, public_data
 from cohortium.simulations.study import simulate
 from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.audit_tables import load_audit_tables
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import DataError, Defect, PlanError
 from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
@@ -80,6 +81,10 @@ def simulate_command(
         str | None,
         typer.Option(help="Level, such as balanced, that every institution without seeds exports.", metavar="LEVEL"),
     ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(help="For an audit: tables.json of the audit of the last approved audience.", metavar="FILE"),
+    ] = None,
     engine: Annotated[str, typer.Option(help="in-process, or ray, which needs the extra of that name.")] = "in-process",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that OUT holds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -130,7 +135,9 @@ def simulate_command(
             options = (seeds, seed_column, seed_institutions, audience)
             print_campaign(_campaign(order, plan_file, options, say), out, as_json=as_json)
         case AuditPlan():
-            print_audit(simulate_audit(order, named_audited(plan_file), say), out, as_json=as_json)
+            earlier = load_audit_tables(previous) if previous is not None else None
+            page = simulate_audit(order, named_audited(plan_file), say, previous=earlier)
+            print_audit(page, out, as_json=as_json)
         case _:
             raise Defect(f"a plan of the kind {type(plan).__name__}")
 

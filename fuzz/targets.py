@@ -207,11 +207,14 @@ def _plan(raw: dict[str, Any], place: str) -> Plan:
 def _plan_seeds() -> list[bytes]:
     """The plans that come with the package, as they are once the digests of contract and encoder stand in them."""
     named = b'contract = "%s"\n' % _DIGEST.encode(), b'model = "%s"\n' % _DIGEST.encode()
+    audited = named[1] + b'attributes = ["age"]\n'
     seeds = []
     for text in _files("*plan.toml")():
         bare = re.sub(rb'(?m)^(contract|model) = ".*"\n', b"", text)
+        bare = re.sub(rb'(?m)^(of = "(?:audience|segments)"\n)', rb"\1" + audited, bare)
+        bare = bare.replace(b'of = "segments"\n', b'of = "segments"\nsegments = 5\n')
         seeds.append(named[0] + (named[1] if b'study = "lookalike"' in bare else b"") + bare)
-    return [*seeds, *(_with_locks(seed) for seed in seeds if b'"wide"' in seed), *_audit_seeds()]
+    return [*seeds, *(_with_locks(seed) for seed in seeds if b'name = "wide"' in seed), *_audit_seeds()]
 
 
 def _audit_seeds() -> list[bytes]:

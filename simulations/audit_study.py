@@ -22,6 +22,7 @@ from cohortium.governance.report import FairnessPage, MitigationFacts, render_fa
 from cohortium.server.study_run import Asked, AuditAnswer
 from cohortium.simulations.run_folder import Clock, Say, SimulationOrder, begin_run, run_plan, write_bytes
 from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.audit_tables import AuditTables
 from cohortium.study.bundle import load_bundle
 from cohortium.study.errors import Defect, PlanError
 from cohortium.study.model import LookalikeModel, load_model
@@ -43,7 +44,11 @@ _ASKABLE = {"audience": (_FEATURES, _THRESHOLDS), "segments": (_FEATURES, _NUMBE
 
 
 def simulate_audit(
-    order: SimulationOrder, model: Path | None, say: Say, after: Callable[[Asked], None] = lambda _asked: None
+    order: SimulationOrder,
+    model: Path | None,
+    say: Say,
+    after: Callable[[Asked], None] = lambda _asked: None,
+    previous: AuditTables | None = None,
 ) -> FairnessPage:
     """Run an audit's plan over simulated institutions, judge what it learnt, and write everything a run leaves behind.
 
@@ -52,6 +57,7 @@ def simulate_audit(
         model: the released bundle or campaign's model that the plan audits; None for a column.
         say: called with one line of progress at a time.
         after: called after every question.
+        previous: tables of the audit of the last approved audience, to compare whom it reached.
 
     Raises:
         PlanError: not an audit's plan, or one without its model's file.
@@ -77,7 +83,7 @@ def simulate_audit(
     if not isinstance(answer, AuditAnswer):
         raise Defect("an audit released no tables")
     write_bytes(order.out / TABLES_FILE, answer.document.to_bytes())
-    result = judge_answers(plan, answer.pooled, answer.own, datetime.now(UTC).date())
+    result = judge_answers(plan, answer.pooled, answer.own, datetime.now(UTC).date(), previous)
     write_bytes(order.out / FAIRNESS_FILE, result.to_bytes())
     page = FairnessPage(
         version=version("cohortium"),

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from cohortium.governance.fairness import FairnessResult, judge_answers
-from cohortium.models.auditing import GroupAnswers
+from cohortium.models.auditing import GroupAnswers, released_tables
 from cohortium.models.group_table import GroupTable
 from cohortium.study.audit_plan import AuditPlan
+from cohortium.study.audit_tables import AuditTables
+from cohortium.study.errors import DataError
 from cohortium.study.plans import parse_plan
 
 DIGEST = "sha256:" + "a" * 64
@@ -120,3 +122,37 @@ def test_without_noise_no_epsilon_is_stated() -> None:
     counts = [[1_000.0, 4_000.0, 0.0], [1_000.0, 4_000.0, 0.0], [0.0, 0.0, 0.0]]
     bare = plan({"of": "audience", "model": DIGEST, "level": "broad", "seed": "valued"}, trust="unsafe-none")
     assert judge_answers(bare, [answers(AUDIENCE, counts)], {}, DAY).epsilon is None
+
+
+def earlier(counts: list[list[float]], **changes: Any) -> AuditTables:
+    plan = audience_plan()
+    return AuditTables(
+        plan=plan,
+        run="0" * 32,
+        institutions=3,
+        tables=tuple(released_tables([answers(changes.get("outcomes", AUDIENCE), counts)], plan.min_cell)),
+        releases=(),
+    )
+
+
+def test_nobody_is_made_equal_by_being_reached_less() -> None:
+    before = earlier([[2_000.0, 8_000.0, 0.0], [1_000.0, 9_000.0, 0.0], [10.0, 20.0, 0.0]])
+    now = [[1_000.0, 9_000.0, 0.0], [1_000.0, 9_000.0, 0.0], [10.0, 20.0, 0.0]]
+    result = judge_answers(audience_plan(), [answers(AUDIENCE, now)], {}, DAY, before)
+    assert judged(result, "reach", "f").verdict == "fail"
+    assert judged(result, "reach", "f").estimate == pytest.approx(0.5)
+    assert judged(result, "reach", "m").verdict == "pass"
+    assert judged(result, "reach", "unknown").verdict == "insufficient"
+    assert judged(result, "impact-ratio", "f").verdict == "pass"
+    assert result.verdict == "fail"
+
+
+def test_an_earlier_audit_that_was_asked_otherwise_is_refused() -> None:
+    now = [answers(AUDIENCE, [[1_000.0, 9_000.0, 0.0], [1_000.0, 9_000.0, 0.0], [0.0, 0.0, 0.0]])]
+    counts = [[2_000.0, 8_000.0], [1_000.0, 9_000.0], [0.0, 0.0]]
+    with pytest.raises(DataError, match="has no table of an audience by sex in these groups"):
+        judge_answers(audience_plan(), now, {}, DAY, earlier(counts, outcomes=("segment 1", "segment 2")))
+    segments = plan({"of": "segments", "model": DIGEST, "segments": 2})
+    names = ("segment 1", "segment 2")
+    with pytest.raises(DataError, match="compared with audiences alone"):
+        judge_answers(segments, [answers(names, counts)], {}, DAY, earlier(counts, outcomes=names))
