@@ -218,6 +218,12 @@ def test_every_example_follows_the_convention(page: Path) -> None:
                 assert words[0] in ("cohortium", *NOT_RUN), f"{place}: '{words[0]}' is neither run nor known"
 
 
+def test_a_page_that_goes_on_is_run_after_one_that_is_run() -> None:
+    for later, begins in GOES_ON.items():
+        assert ROOT / later in PAGES
+        assert begins in [param.id for param in params(online=False)]
+
+
 def test_a_block_of_output_is_compared_with_what_was_printed() -> None:
     assert printed("error: … refused\n", "error: the plan is\nrefused — fix: another")
     assert not printed("error: … refused\n", "refused — error: the plan")
