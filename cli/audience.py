@@ -29,6 +29,7 @@ from cohortium.client.audience import (
     expire,
     export,
     export_removal,
+    export_withdrawals,
     list_audiences,
     parse_column,
     preview,
@@ -214,6 +215,9 @@ def export_audience(
     removal: Annotated[
         bool, typer.Option("--removal", help="Of an expired audience: remove everybody the destination still holds.")
     ] = False,
+    withdrawals: Annotated[
+        bool, typer.Option("--withdrawals", help="Only remove: who left, or may no longer be activated. Asks nobody.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Write an audience for a destination into a new folder: full the first time, afterwards what changed.
@@ -226,13 +230,22 @@ def export_audience(
       cohortium audience export state/north aud-0123 --out ads-1 --format csv
       cohortium audience export state/north aud-0123 --out ads-1 --destination ads --contacts crm.csv \\
         --id-column customer_id --column email=mail:email,sha256 --column phone:e164,sha256 --calling-code 44 --trunk 0
-      cohortium audience export state/north aud-0123 --out ads-2 --destination ads --removal
+      cohortium audience export state/north aud-0123 --out ads-2 --destination ads --withdrawals
+      cohortium audience export state/north aud-0123 --out ads-3 --destination ads --removal
     """
     chosen_format = _format(form)
     with open_records(node) as records:
         store = records.audiences()
-        if removal:
-            _refuse_with_removal(contacts, column, calling_code)
+        if removal and withdrawals:
+            raise DataError("is everybody", place="--removal", fix="leave one of --removal and --withdrawals out")
+        if withdrawals:
+            _refuse_with_removal(contacts, column, calling_code, "--withdrawals")
+            allowed = records.activation(store.audience(audience).plan)
+            export_withdrawals(
+                store, audience, out, destination, activation=allowed, format=chosen_format, max_rows=max_rows
+            )
+        elif removal:
+            _refuse_with_removal(contacts, column, calling_code, "--removal")
             export_removal(store, audience, out, destination, format=chosen_format, max_rows=max_rows)
         else:
             phones = PhoneRules(calling_code, trunk) if calling_code is not None else None
@@ -361,11 +374,11 @@ def _format(text: str) -> Format:
     return _FORMATS[text]
 
 
-def _refuse_with_removal(contacts: Path | None, column: list[str] | None, calling_code: str | None) -> None:
+def _refuse_with_removal(contacts: Path | None, column: list[str] | None, calling_code: str | None, place: str) -> None:
     if contacts is not None or column or calling_code is not None:
         raise DataError(
             "a removal takes what the destination holds, and no contacts or columns",
-            place="--removal",
+            place=place,
             fix="leave --contacts, --column and --calling-code out",
         )
 

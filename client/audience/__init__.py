@@ -7,7 +7,7 @@ Must never happen here: a row sent through the federation, a customer value in a
 from cohortium.client.audience.activation import Activation, Clearance, EverybodyAllowed
 from cohortium.client.audience.creation import ChosenAudience, create, refresh
 from cohortium.client.audience.destination import Destination
-from cohortium.client.audience.exports import export, export_removal
+from cohortium.client.audience.exports import export, export_removal, export_withdrawals
 from cohortium.client.audience.levels import Level, custom_level
 from cohortium.client.audience.lifecycle import (
     LOOKALIKE_LIMIT,
@@ -64,6 +64,7 @@ __all__ = [
     "expire",
     "export",
     "export_removal",
+    "export_withdrawals",
     "exported_ids",
     "iterate_scores",
     "list_audiences",

@@ -20,7 +20,16 @@ from cohortium.client.audience.normalise import ID, Column, PhoneRules, normalis
 from cohortium.client.audience.work import append, stream
 from cohortium.client.onboarding.engine import Engine
 
-__all__ = ["Identified", "additions", "identify", "load_held", "removals", "snapshot_rows", "snapshot_schema"]
+__all__ = [
+    "Identified",
+    "additions",
+    "identify",
+    "keep_held",
+    "load_held",
+    "removals",
+    "snapshot_rows",
+    "snapshot_schema",
+]
 
 
 @dataclass
@@ -100,6 +109,22 @@ def identify(
             for step, place in zip(steps, places, strict=True)
         ]
         _keep(engine, found.column(0), cells, columns, counts)
+    return counts
+
+
+def keep_held(engine: Engine, width: int, members: str, activation: Activation) -> Identified:
+    """Fill the table `wanted` with what the destination holds of those who are still members and may be activated.
+
+    As it was written: nobody and nothing is added.
+    """
+    cells, counts = ", ".join(_cells(width)), Identified()
+    query = f"SELECT id, {cells} FROM held SEMI JOIN {members} m USING (id) WHERE current"
+    for batch in stream(engine, query, "export"):
+        flags = allowed_flags(activation, batch.column(0).to_pylist())
+        counts.not_allowed += int(np.count_nonzero(~flags))
+        kept = batch.filter(pa.array(flags))
+        counts.members += kept.num_rows
+        append(engine, "wanted", {name: kept.column(name) for name in kept.schema.names}, "export")
     return counts
 
 

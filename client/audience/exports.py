@@ -26,6 +26,7 @@ from cohortium.client.audience.difference import (
     Identified,
     additions,
     identify,
+    keep_held,
     load_held,
     removals,
     snapshot_rows,
@@ -50,7 +51,7 @@ from cohortium.client.audience.work import (
 from cohortium.client.onboarding.engine import Engine, Resources
 from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError
 
-__all__ = ["export", "export_removal"]
+__all__ = ["export", "export_removal", "export_withdrawals"]
 
 
 def export(
@@ -136,6 +137,44 @@ def export_removal(
         return _Export(store, chosen, to, last, out, resources).removal()
 
 
+def export_withdrawals(
+    store: AudienceStore,
+    audience: str,
+    out: Path,
+    destination: str = "default",
+    *,
+    activation: Activation,
+    format: Format = "csv",
+    max_rows: int | None = None,
+    resources: Resources = AUDIENCE_RESOURCES,
+) -> ExportRecord:
+    """Write, for an active audience, a delta that only removes: who left it, or may no longer be activated.
+
+    Nobody is added and no identifier is renewed, so that it asks for nobody's leave: whoever withdraws is removed at
+    once, also while rules or review hold exports back, and however few are left.
+
+    Raises:
+        RefusedError: an expired audience, or the destination holds nothing of it.
+        DataError, OutputError: as `export`.
+    """
+    with store.locked():
+        chosen = store.audience(audience)
+        recovered = [record for record in recover_audience(store, chosen.id) if record.destination == destination]
+        found = [record for record in recovered if not record.removal and record.folder == out.absolute()]
+        if found:
+            return found[0]
+        if store.is_expired(chosen):
+            raise _expired(chosen)
+        last = store.last_exports(chosen.id).get(destination)
+        if last is None:
+            raise RefusedError(
+                "the destination holds nothing of the audience", place=destination, fix="list the audience's exports"
+            )
+        columns = tuple(Column(name, steps[0]) for name, steps in last.layout)
+        to = Destination(destination, columns, format, max_rows)
+        return _Export(store, chosen, to, last, out, resources).withdrawals(activation)
+
+
 class _Export:
     """One export on its way. The store is locked."""
 
@@ -173,6 +212,13 @@ class _Export:
             _refuse_existing(self._record.folder, self._store.exports(self._record.audience))
             clearance = activation.cleared(self._audience, self._to.name, self._record.sequence)
             return self._written(engine, counts, clearance)
+
+    def withdrawals(self, activation: Activation) -> ExportRecord:
+        """Whoever the destination holds and must not hold any more."""
+        file = self._store.members_file(self._audience.id, self._audience.revision)
+        members = snapshot_relation(file, self._audience.members_digest)
+        with self._prepared() as engine:
+            return self._written(engine, keep_held(engine, self._width, members, activation), None)
 
     def removal(self) -> ExportRecord:
         """Everybody whom the destination holds."""

@@ -15,8 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortium.client.audience import Audience, Level, create, expire, export, export_removal, read_manifest
-from cohortium.client.governing import GOVERNANCE_FILE
+from cohortium.client.audience import (
+    Audience,
+    Level,
+    create,
+    expire,
+    export,
+    export_removal,
+    export_withdrawals,
+    read_manifest,
+)
+from cohortium.client.governing import CONSENT_FILE, GOVERNANCE_FILE
 from cohortium.client.lookalike import (
     REVIEW_FILE,
     GovernedActivation,
@@ -28,6 +37,7 @@ from cohortium.client.lookalike import (
 )
 from cohortium.client.node import open_books, read_key
 from cohortium.client.witnessing import LOG_FILE
+from cohortium.governance.consent import ConsentStore
 from cohortium.governance.evidence import complete_dpia, dpia
 from cohortium.governance.fairness import FairnessResult, judge_answers, load_fairness
 from cohortium.governance.log import LogReader
@@ -469,6 +479,33 @@ def test_a_removal_needs_nobodys_leave(house: House) -> None:
     manifest = read_manifest(house.folder / "removal")
     assert (manifest.decision, manifest.case) == (None, None)
     assert manifest.removed == read_manifest(out).added
+
+
+def test_who_withdraws_is_removed_also_while_nothing_may_go_out(house: House) -> None:
+    house.approve(house.open())
+    out = house.export()
+    audience = read_manifest(out).audience
+    member = str(pd.read_csv(out / "add-000001.csv", dtype=str)["id"][0])
+    with consents(house.folder) as store:
+        store.withdraw(member)
+    house.open("two", dpia=house.assessed() | {"activity": "another name"})
+    with open_records(house.folder) as records:
+        activation = records.activation(house.plan.digest)
+        with pytest.raises(RefusedError, match="case 'two' is waiting"):
+            export(records.audiences(), audience, house.folder / "second", activation=activation)
+        export_withdrawals(records.audiences(), audience, house.folder / "second", activation=activation)
+    manifest = read_manifest(house.folder / "second")
+    assert (manifest.added, manifest.removed, manifest.not_allowed) == (0, 1, 1)
+    assert (manifest.decision, manifest.case) == (None, None)
+
+
+@contextmanager
+def consents(folder: Path) -> Iterator[ConsentStore]:
+    store = ConsentStore(open_store(folder / CONSENT_FILE, create=False))
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def test_a_simulation_without_rules_asks_nothing_and_says_so(house: House) -> None:

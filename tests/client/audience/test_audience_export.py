@@ -31,6 +31,7 @@ from cohortium.client.audience import (
     expire,
     export,
     export_removal,
+    export_withdrawals,
     list_audiences,
     parse_column,
     read_manifest,
@@ -149,6 +150,54 @@ def test_whoever_may_no_longer_be_activated_is_removed(house: Any, made: str, ro
     assert read_manifest(house.folder / "2").not_allowed == 1
     export(house.store, made, house.folder / "3", activation=EverybodyAllowed())
     assert rows(house.folder / "3", "add") == [("c007",)]
+
+
+class Refuses(Without):
+    """Lets nothing go out."""
+
+    def cleared(self, audience: Any, destination: str, sequence: int) -> None:
+        raise RefusedError("nobody signed")
+
+
+def test_withdrawals_are_removed_without_anybodys_leave_and_add_nobody(
+    house: Any, made: str, crowd: dict[str, float], contacts: Any, rows: Any
+) -> None:
+    export(house.store, made, house.folder / "1", ADS, contacts=contacts(), activation=EverybodyAllowed())
+    held = rows(house.folder / "1", "add")
+    refresh(house.store, made, house.scores(crowd | {"c000": 0.1, "x000": 0.9}), activation=EverybodyAllowed())
+    with pytest.raises(RefusedError, match="nobody signed"):
+        export(house.store, made, house.folder / "2", ADS, contacts=contacts(), activation=Refuses("c007"))
+    assert not (house.folder / "2").exists()
+    done = export_withdrawals(house.store, made, house.folder / "2", "ads", activation=Refuses("c007"))
+    manifest = read_manifest(house.folder / "2")
+    assert (done.kind, done.sequence, done.removal) == ("delta", 2, False)
+    assert (manifest.added, manifest.removed, manifest.not_allowed) == (0, 2, 1)
+    assert manifest.members == len(held) - 2
+    removed = rows(house.folder / "2", "remove")
+    assert {cell for row in removed for cell in row if cell} <= {cell for row in held for cell in row}
+    again = export_withdrawals(house.store, made, house.folder / "3", "ads", activation=Refuses("c007"))
+    assert (again.sequence, again.files) == (3, ())
+    # who was let in meanwhile is added by the next export that may go out
+    all_of_them = contacts(x000=("x@example.org", "0170 2000000"))
+    export(house.store, made, house.folder / "4", ADS, contacts=all_of_them, activation=Without("c007"))
+    assert read_manifest(house.folder / "4").added == 1
+    assert read_manifest(house.folder / "4").removed == 0
+
+
+def test_withdrawals_may_leave_fewer_than_the_minimum_cell(house: Any, made: str) -> None:
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    gone = Refuses(*(f"c{i:03d}" for i in range(199)))
+    export_withdrawals(house.store, made, house.folder / "2", activation=gone)
+    assert read_manifest(house.folder / "2").removed == 199
+
+
+def test_withdrawals_are_of_what_a_destination_holds(house: Any, made: str) -> None:
+    with pytest.raises(RefusedError, match="holds nothing of the audience"):
+        export_withdrawals(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    export(house.store, made, house.folder / "1", activation=EverybodyAllowed())
+    expire(house.store, made)
+    with pytest.raises(RefusedError, match="expired"):
+        export_withdrawals(house.store, made, house.folder / "2", activation=EverybodyAllowed())
 
 
 # --- identifiers -----------------------------------------------------------------------------------------------------
