@@ -29,7 +29,7 @@ from cohortium.governance.evidence import (
 from cohortium.governance.fairness import load_fairness
 from cohortium.governance.review import read_document
 from cohortium.study.bundle import Bundle, load_bundle
-from cohortium.study.charter import Charter, load_charter, parse_charter
+from cohortium.study.charter import Charter, load_charter
 from cohortium.study.contract import Contract, load_contract
 from cohortium.study.document import read_toml, validated
 from cohortium.study.errors import ContractError, DataError, OutputError, RefusedError
@@ -261,14 +261,10 @@ def _approved(path: Path, charter: Charter, node: Any) -> Released:
 
 
 def _signer(path: Path) -> str:
-    charter = _read_charter(path)
+    charter = load_charter(path)
     if charter.coordinator is None:
         raise RefusedError("pins no key of a coordinator", place=str(path), fix="give the charter the run was under")
     return charter.coordinator
-
-
-def _read_charter(path: Path) -> Charter:
-    return parse_charter(_read_json(path), str(path)) if path.suffix == ".json" else load_charter(path)
 
 
 def _read_contract(path: Path) -> Contract:

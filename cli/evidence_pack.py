@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_pack
-from cohortium.governance.review import read_document
-from cohortium.study.charter import Charter, load_charter, parse_charter
-from cohortium.study.errors import DataError, PlanError
+from cohortium.study.charter import load_charter
+from cohortium.study.errors import PlanError
 
 __all__ = ["build", "verify"]
 
@@ -77,7 +76,7 @@ def verify(
     Example:
       cohortium evidence verify evidence.zip --charter charter.toml
     """
-    found = verify_pack(pack, _read_charter(charter))
+    found = verify_pack(pack, load_charter(charter))
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
@@ -94,15 +93,6 @@ def _of_node(node: Path, plans: list[str] | None) -> Any:
 
 def _of_runs(runs: list[Path] | None, state: Path | None) -> Any:
     return import_module("cohortium.simulations.evidence").of_runs(runs, state)
-
-
-def _read_charter(path: Path) -> Charter:
-    if path.suffix != ".json":
-        return load_charter(path)
-    try:
-        return parse_charter(read_document(path.read_bytes(), str(path)), str(path))
-    except OSError as error:
-        raise DataError(error.strerror or "cannot be read", place=str(path), fix="check the path") from error
 
 
 def _lines(found: Findings) -> Iterator[str]:

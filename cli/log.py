@@ -53,7 +53,7 @@ app = typer.Typer(
 )
 
 _Folder = Annotated[Path, typer.Argument(help="The folder of a node or of the coordinator, with log.sqlite.")]
-_Charter = Annotated[Path, typer.Option(help="The federation's charter, a TOML file with everybody's public keys.")]
+_Charter = Annotated[Path, typer.Option(help="The federation's charter, TOML or JSON, with everybody's public keys.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 

@@ -45,7 +45,6 @@ from cohortium.study.charter import (
     Reviewer,
     enrol_reviewer,
     load_charter,
-    parse_charter,
     prove_possession,
 )
 from cohortium.study.errors import DataError, OutputError, PlanError, RefusedError
@@ -98,7 +97,7 @@ def key_new(
       cohortium review key new priya.pem --charter charter.toml --person p-17 --institution north \\
         --function privacy > request.json
     """
-    agreed = _read_charter(charter)
+    agreed = load_charter(charter)
     members = [member.name for member in agreed.institutions]
     if institution not in members:
         raise PlanError(
@@ -130,7 +129,7 @@ def key_enrol(
     Example:
       cohortium review key enrol state/north request.json --charter charter.toml >> charter.toml
     """
-    agreed = _read_charter(charter)
+    agreed = load_charter(charter)
     asked = _parse_request(request)
     if asked.institution != _institution(node):
         raise RefusedError(
@@ -191,7 +190,7 @@ def open_review(
         --purpose Marketing --owner p-3 --builder p-8 --card card.json --audit audit.json --dpia dpia.json \\
         --decision decision.json --facts facts.json
     """
-    agreed, institution = _read_charter(charter), _institution(node)
+    agreed, institution = load_charter(charter), _institution(node)
     documents, known = _opened_documents(node, kind, audit, dpia, card, decision)
     case = open_case(
         documents,
@@ -241,7 +240,7 @@ def list_cases(node: _Node, charter: _Charter, as_json: _Json = False) -> None:
     Example:
       cohortium review list state/north --charter charter.toml
     """
-    agreed, now = _read_charter(charter), _now()
+    agreed, now = load_charter(charter), _now()
     with _opened(node) as store:
         listed = [(case, store.standing(case.name, agreed, now)) for case in store.cases()]
     if as_json:
@@ -265,7 +264,7 @@ def show(node: _Node, name: _CaseName, charter: _Charter, as_json: _Json = False
       cohortium review show state/north spring-1 --charter charter.toml
     """
     with _opened(node) as store:
-        page = case_page(store, name, _read_charter(charter), _now())
+        page = case_page(store, name, load_charter(charter), _now())
     if as_json:
         typer.echo(json.dumps(page.to_json(), indent=2))
     else:
@@ -397,7 +396,7 @@ def verify(
       cohortium review verify spring-1.case.json --charter charter.toml --audit audit.json
     """
     found = parse_case_file(_read(file), str(file))
-    told = found.standing(_read_charter(charter), _now())
+    told = found.standing(load_charter(charter), _now())
     given: dict[Part, Path | None] = {"card": card, "audit": audit, "dpia": dpia, "decision": decision}
     findings = list(told.reasons) if told.state == "invalid" else []
     for part, path in given.items():
@@ -424,7 +423,7 @@ def _sign(
     terms: Terms,
     as_json: bool,
 ) -> None:
-    agreed, now = _read_charter(charter), _now()
+    agreed, now = load_charter(charter), _now()
     with _opened(node) as store:
         case, previous = store.case(name), store.head(name)
         key = read_reviewer_key(key_file, _password(password_file))
@@ -496,10 +495,6 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return read_document(_read(path), str(path))
-
-
-def _read_charter(path: Path) -> Charter:
-    return parse_charter(_read_json(path), str(path)) if path.suffix == ".json" else load_charter(path)
 
 
 def _link(text: str) -> tuple[str, str]:

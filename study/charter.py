@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import Field, StringConstraints, model_validator
 
 from cohortium.study.canonical import canonical_bytes
-from cohortium.study.document import Agreed, Document, read_toml, validated
+from cohortium.study.document import Agreed, Document, read_json, read_toml, validated
 from cohortium.study.errors import Defect, PlanError
 from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
 from cohortium.study.validation import first_repeat
@@ -334,8 +334,9 @@ def has_signed(public: str, signature: str, data: bytes) -> bool:
 
 
 def load_charter(path: Path) -> Charter:
-    """Read a charter from a TOML file; `PlanError` in one line with field and fix."""
-    return parse_charter(read_toml(path, PlanError), place=str(path))
+    """Read a charter from a TOML file, or a JSON one by its name; `PlanError` in one line with field and fix."""
+    read = read_json if path.suffix == ".json" else read_toml
+    return parse_charter(read(path, PlanError), place=str(path))
 
 
 def parse_charter(document: dict[str, Any], place: str = "charter") -> Charter:

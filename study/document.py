@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cohortium.study.canonical import canonical_bytes, digest_json
 from cohortium.study.errors import CohortiumError
-from cohortium.study.validation import first_problem
+from cohortium.study.validation import first_problem, first_repeat
 
-__all__ = ["Agreed", "Document", "parse_toml", "read_toml", "validated"]
+__all__ = ["Agreed", "Document", "parse_toml", "read_json", "read_toml", "validated"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -57,6 +58,32 @@ def parse_toml(text: str, place: str, error: type[CohortiumError]) -> dict[str, 
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as failure:
         raise error(f"not TOML: {failure}", place=place, fix="correct that line") from failure
+    except RecursionError as failure:
+        raise error("not TOML: nested too deeply", place=place, fix="write plain tables") from failure
+
+
+def read_json(path: Path, error: type[CohortiumError]) -> dict[str, Any]:
+    """The object in a JSON file, each key once; `error`, in one line, when it cannot be read or is no such object."""
+    place = str(path)
+    try:
+        document = json.loads(path.read_bytes(), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+    except OSError as failure:
+        raise error(failure.strerror or "cannot be read", place=place, fix="check the path") from failure
+    except (ValueError, RecursionError) as failure:
+        raise error("is no JSON document of plain values, each key once", place=place, fix="write it anew") from failure
+    if not isinstance(document, dict):
+        raise error("is no JSON object", place=place, fix="give the whole document")
+    return document
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if first_repeat(key for key, _ in pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def validated(

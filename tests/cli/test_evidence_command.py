@@ -114,7 +114,7 @@ def test_a_pack_is_built_from_runs_and_from_a_node_and_verified(run: Path, tmp_p
         (("build", "--node", "b", "--state", "c", "-o", "x.zip"), PlanError, "its own state"),
         (("build", "nowhere", "-o", "x.zip"), DataError, "holds no run"),
         (("build", "--node", "nowhere", "-o", "x.zip"), DataError, "holds no node"),
-        (("verify", "nowhere.zip", "--charter", "nowhere.json"), DataError, "No such file"),
+        (("verify", "nowhere.zip", "--charter", "nowhere.json"), PlanError, "No such file"),
         (("verify", "nowhere.zip", "--charter", "nowhere.toml"), PlanError, "No such file"),
     ],
 )

@@ -49,6 +49,40 @@ def document(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in whole.items() if value is not None}
 
 
+def test_a_charter_is_read_from_json_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "charter.toml").write_text(CHARTER)
+    charter = load_charter(tmp_path / "charter.toml")
+    (tmp_path / "charter.json").write_bytes(charter.to_bytes())
+    assert load_charter(tmp_path / "charter.json") == charter
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"name": "a", "name": "b"}', "each key once"),
+        ('{"max_epsilon": NaN}', "plain values"),
+        ("[" * 200_000, "plain values"),
+        ("[]", "is no JSON object"),
+        ("{", "plain values"),
+        ('{"name": "a"}', "missing"),
+    ],
+)
+def test_a_json_charter_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "charter.json"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=said) as caught:
+        load_charter(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_toml_nested_too_deeply_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "charter.toml"
+    path.write_text("a = " + "[" * 50_000)
+    with pytest.raises(PlanError, match="nested too deeply"):
+        load_charter(path)
+
+
 def test_a_charter_is_read_from_toml(tmp_path: Path) -> None:
     path = tmp_path / "charter.toml"
     path.write_text(CHARTER)
