@@ -221,24 +221,34 @@ class NodeGovernance:
         self._log.record(f"admission {plan} {run} {decision}", entry)
         self._store.keep_decision(plan, run, decision, admitted=admitted, documents=documents)
 
-    def activate(self, plan: Plan, charter: Charter, entry: Mapping[str, str | int], *more: Facts) -> Decision:
-        """Decide whether an audience goes out, and write the decision down.
+    def activate(
+        self, plan: Plan, charter: Charter, entry: Mapping[str, str | int], root: str | None, *more: Facts
+    ) -> Decision:
+        """Decide whether an audience goes out, and write the decision down: first what it says, then the log's entry.
 
         Args:
             plan, charter: of the campaign.
             entry: of the audit log, but for the decision: what goes out, the audience's id under `audience`.
+            root: of the consent snapshot that chose who goes out; None where no consent is kept.
             more: what audit and review found.
 
         Raises:
-            RefusedError: it does not; names rule, article, fact, value and what would change it.
+            RefusedError: it does not; names rule, article, fact, value and what would change it. Or nobody states how
+                the audience is used, or somebody's consent changed since the snapshot.
         """
         decision, facts = self.decide(plan, charter, "activation", *more)
+        if facts.facts.get("use.activation") in (None, "none"):
+            raise RefusedError(
+                "an export is an activation, and none is declared", place=self._place, fix="state use.activation"
+            )
+        if facts.facts.get("docs.consent_snapshot_root") != root and self.consent is not None:
+            raise RefusedError("somebody's consent changed meanwhile", place="activation", fix="export again")
         told = {"decision": decision.id, "admitted": str(decision.admitted).lower()}
         whole = {"event": "activation", "plan": plan.digest, **entry, **told}
-        self._log.record(f"activation {entry['audience']} {decision.id}", whole)
         documents = decision, facts
         subject = str(entry["audience"])
         self._store.keep_decision(plan.digest, subject, decision.id, admitted=decision.admitted, documents=documents)
+        self._log.record(f"activation {entry['audience']} {decision.id}", whole)
         if not decision.admitted:
             raise RefusedError(refusal(decision), place="activation", fix="cohortium rules explain RULE says more")
         return decision

@@ -159,10 +159,7 @@ def export_withdrawals(
     """
     with store.locked():
         chosen = store.audience(audience)
-        recovered = [record for record in recover_audience(store, chosen.id) if record.destination == destination]
-        found = [record for record in recovered if not record.removal and record.folder == out.absolute()]
-        if found:
-            return found[0]
+        recover_audience(store, chosen.id)
         if store.is_expired(chosen):
             raise _expired(chosen)
         last = store.last_exports(chosen.id).get(destination)

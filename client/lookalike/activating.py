@@ -30,7 +30,7 @@ from cohortium.client.people import AuditModels
 from cohortium.client.store import Approval, NodeStore
 from cohortium.governance.consent import Snapshot
 from cohortium.governance.evidence import Dpia, ModelCard, model_card
-from cohortium.governance.fairness import FairnessResult
+from cohortium.governance.fairness import THRESHOLDS, FairnessResult
 from cohortium.governance.review import (
     Case,
     Part,
@@ -39,9 +39,11 @@ from cohortium.governance.review import (
     document_digest,
     require_approved,
     review_facts,
+    standing,
 )
 from cohortium.governance.rules import Decision, Facts
 from cohortium.privacy.ledger import open_store
+from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.errors import RefusedError
 from cohortium.study.model import LookalikeModel, Model
 
@@ -90,6 +92,7 @@ class GovernedActivation:
         plan, charter = self.approval.plan, self.approval.charter
         books.log.require_witnessed(plan.digest)
         model = self.models.campaign(audience.model, f"{audience.id}: model")
+        self._check_level(model, audience)
         case, result, found, head = self._reviewed(books, model, audience)
         entry: dict[str, str | int] = {
             "audience": audience.id,
@@ -101,8 +104,24 @@ class GovernedActivation:
             "statement": head,
         }
         reviewed = Facts.of(review_facts(found), f"case {case.name}")
-        decision = books.governance.activate(plan, charter, entry, self._audit_facts(result, found), reviewed)
+        root = None if self.snapshot is None else self.snapshot.root
+        decision = books.governance.activate(plan, charter, entry, root, self._audit_facts(result, found), reviewed)
+        if self._reviewed(books, model, audience)[3] != head:
+            raise RefusedError("a reviewer spoke meanwhile", place=_PLACE, fix="read the case, and export again")
         return Clearance(decision=decision.id, case=case.digest)
+
+    def _check_level(self, model: Model[LookalikeModel], audience: Audience) -> None:
+        """The audience is of the campaign that was approved, and begins where the model's level does."""
+        levels = {level.name: level.point for level in model.document.curve.levels}
+        point = levels.get(audience.level.name)
+        if model.document.plan.digest != self.approval.plan.digest:
+            raise RefusedError("the model is of another plan", place=audience.id, fix="create the audience anew")
+        if point is None or point.cutoff != audience.level.cutoff:
+            raise RefusedError(
+                f"the audience does not begin where the model's level '{audience.level.name}' does",
+                place=audience.id,
+                fix="create it by a level of the model: no other cut-off was audited",
+            )
 
     def _reviewed(
         self, books: NodeBooks, model: Model[LookalikeModel], audience: Audience
@@ -113,12 +132,15 @@ class GovernedActivation:
             raise RefusedError("no audience is before the reviewers", place=_PLACE, fix=_OPEN)
         engine = open_store(path, create=False)
         try:
-            store = ReviewStore(engine)
+            store, charter, now = ReviewStore(engine), self.approval.charter, self.now()
             case, result = self._case(store, audience)
             self._check_documents(books, store, case, result, model)
-            now = self.now()
-            require_approved(store, case.subject, self.approval.charter, now, institution=self.institution)
-            return case, result, store.standing(case.name, self.approval.charter, now), store.head(case.name)
+            said = store.statements(case.name)  # read once: what they come to and the last of them belong together
+            found = standing(case, said, charter, now)
+            if found.state != "approved":
+                require_approved(store, case.subject, charter, now, institution=self.institution)
+                raise RefusedError("a reviewer spoke meanwhile", place=_PLACE, fix="read the case, and export again")
+            return case, result, found, said[-1].digest
         finally:
             engine.dispose()
 
@@ -127,9 +149,13 @@ class GovernedActivation:
         for case in reversed(store.cases()):
             if (case.kind, case.institution) != ("audience_export", self.institution):
                 continue
+            document = store.document(case, "audit")
+            if (document.get("audited"), document.get("level")) != (audience.model, audience.level.name):
+                continue
             result = _read(FairnessResult, store, case, "audit")
-            if result is not None and (result.audited, result.level) == (audience.model, audience.level.name):
-                return case, result
+            if result is None:
+                raise _not("audit", case, "a fairness result of this version")
+            return case, result
         raise RefusedError(
             f"no audience of level '{audience.level.name}' of this model is before the reviewers",
             place=_PLACE,
@@ -139,7 +165,9 @@ class GovernedActivation:
     def _check_documents(
         self, books: NodeBooks, store: ReviewStore, case: Case, result: FairnessResult, model: Model[LookalikeModel]
     ) -> None:
-        """The card is the model's, and the decision is the one that admitted the campaign here."""
+        """The card is the model's, the audit was asked as a plan says that this institution approved, and the decision
+        is one that admitted the campaign here."""
+        self._check_audit(books, case, result)
         if case.subject.card != campaign_card(model, result).digest:
             raise _not("card", case, "the card of this model and audit")
         decided = books.store.decisions(self.approval.plan.digest)
@@ -152,6 +180,30 @@ class GovernedActivation:
             raise _not("impact assessment", case, "one of this campaign at this institution")
         if assessed.state not in ("approve", "conditionally approve"):
             raise _not("impact assessment", case, f"an approval: it came to '{assessed.state}'")
+
+    def _check_audit(self, books: NodeBooks, case: Case, result: FairnessResult) -> None:
+        """By a plan of this model and level, by the usual limits, and of every group that the plan asks about."""
+        approval = books.store.approved(result.plan)
+        plan = None if approval is None else approval.plan
+        if not isinstance(plan, AuditPlan):
+            raise _not("audit", case, "one whose plan this institution approved")
+        if (plan.audit.model, plan.audit.level, float(plan.min_cell)) != (
+            result.audited,
+            result.level,
+            result.minimum_cell,
+        ):
+            raise _not("audit", case, "what its plan asks about")
+        known = {each.name: each for each in THRESHOLDS}
+        if any(known.get(each.name) != each for each in result.thresholds):
+            raise _not("audit", case, "judged by the usual limits")
+        asked = {(name,) for name in plan.audit.attributes} | set(plan.audit.pairs)
+        compared = {
+            metric.attributes
+            for metric in result.metrics
+            if (metric.name, metric.institution) == ("impact-ratio", None)
+        }
+        if not asked <= compared:
+            raise _not("audit", case, "about every group that its plan asks about")
 
     def _audit_facts(self, result: FairnessResult, found: Standing) -> Facts:
         attributes = {name for metric in result.metrics for name in metric.attributes}

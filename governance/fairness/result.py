@@ -274,14 +274,29 @@ class FairnessResult(Document):
 def overall(metrics: Iterable[Metric]) -> Verdict:
     """The worst verdict of all metrics that have one; `insufficient` when none has.
 
-    People without a value are judged like any group. Where they are too few for that, which is how it should be, that
-    alone keeps nothing from passing: it is no group that anybody is treated by.
+    People without a value are judged like any group. Where they are fewer than the minimum cell, which is how it should
+    be, that alone keeps nothing from passing: it is no group that anybody is treated by. But of every table whose
+    groups are compared, some group has to be: where nobody else is left, the whole is `insufficient`.
     """
-    return worst([metric.verdict for metric in metrics if metric.verdict is not None and not _too_few_unknown(metric)])
+    judged = [metric for metric in metrics if metric.verdict is not None]
+    deciding = [metric for metric in judged if not _few_unknown(metric)]
+    tables = {_table(metric) for metric in judged if metric.group is not None}
+    if tables - {_table(metric) for metric in deciding if metric.group is not None}:
+        return worst([*(metric.verdict for metric in deciding if metric.verdict is not None), "insufficient"])
+    return worst([metric.verdict for metric in deciding if metric.verdict is not None])
 
 
-def _too_few_unknown(metric: Metric) -> bool:
-    return metric.verdict == "insufficient" and metric.group is not None and UNKNOWN in metric.group
+def _few_unknown(metric: Metric) -> bool:
+    return (
+        metric.verdict == "insufficient"
+        and metric.people is None
+        and metric.group is not None
+        and UNKNOWN in metric.group
+    )
+
+
+def _table(metric: Metric) -> tuple[str, tuple[str, ...], str | None]:
+    return metric.name, metric.attributes, metric.institution
 
 
 def load_fairness(path: Path) -> FairnessResult:

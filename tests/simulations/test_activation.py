@@ -25,7 +25,7 @@ from cohortium.client.audience import (
     export_withdrawals,
     read_manifest,
 )
-from cohortium.client.governing import CONSENT_FILE, GOVERNANCE_FILE
+from cohortium.client.governing import CONSENT_FILE, GOVERNANCE_FILE, NodeGovernance
 from cohortium.client.lookalike import (
     REVIEW_FILE,
     GovernedActivation,
@@ -36,6 +36,7 @@ from cohortium.client.lookalike import (
     score_customers_file,
 )
 from cohortium.client.node import open_books, read_key
+from cohortium.client.store import NodeStore
 from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.consent import ConsentStore
 from cohortium.governance.evidence import complete_dpia, dpia
@@ -144,12 +145,17 @@ class House:
     def file(self) -> Path:
         return self.campaign / LOOKALIKE_FILE
 
-    def audit(self, counts: list[list[int]] = FAIR, *, made: date | None = None, level: str = "wide") -> FairnessResult:
+    def audit(
+        self, counts: list[list[int]] = FAIR, *, made: date | None = None, level: str = "wide", approved: bool = True
+    ) -> FairnessResult:
         """An audit of the audience whose tables are these; the questions that give them are tested elsewhere."""
         settings = {"of": "audience", "model": self.model.digest, "level": level, "seed": "valued"}
         document = {**HEAD, "study": "audit", "name": "audit", "contract": self.contract.digest}
         plan = parse_plan({**document, "audit": {**settings, "attributes": ["sex"]}})
         assert isinstance(plan, AuditPlan)
+        with open_records(self.folder) as records:
+            if approved:
+                records.approvals.approve(plan, self.contract, self.charter)
         groups = (("f",), ("m",), ("unknown",))
         table = GroupTable(("sex",), groups, ("chosen", "rest", "seed"), np.array(counts, dtype=float), 3.0)
         return judge_answers(plan, [GroupAnswers(table)], {}, made or datetime.now(UTC).date())
@@ -203,6 +209,14 @@ class House:
     def approve(self, case: Case) -> None:
         for function in ("privacy", "risk"):
             self.sign(case, function)
+
+    def reject(self, case: Case) -> None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        (who,) = [r for r in self.charter.reviewers if (r.institution, r.function) == (NAME, "privacy")]
+        key = read_reviewer_key(self.folder / "reviewers" / "privacy.pem", REVIEWERS_PASSWORD)
+        with self.reviews() as store:
+            said = sign_statement(case, store.head(case.name), who, key, "reject", Terms(reason="no"), now)
+            store.add(case.name, said, self.charter, now)
 
     def waive(self, case: Case) -> None:
         for function in ("privacy", "risk"):
@@ -399,7 +413,98 @@ def test_an_audit_of_another_level_is_none_of_this_one(house: House) -> None:
 
 def test_a_cut_off_of_ones_own_was_not_audited(house: House) -> None:
     house.approve(house.open())
-    assert "no audience of level 'custom'" in house.refusal(level=Level("custom", -100.0, None))
+    for name in ("custom", "wide"):
+        said = house.refusal(level=Level(name, -100.0, 0.3), out=name)
+        assert f"does not begin where the model's level '{name}' does" in said
+
+
+@pytest.mark.parametrize("declared", ["none", None])
+def test_an_export_is_an_activation_whatever_is_declared(house: House, declared: str | None) -> None:
+    path = house.folder / GOVERNANCE_FILE
+    line = "" if declared is None else f'use.activation = "{declared}"'
+    path.write_text(path.read_text(encoding="utf-8").replace('use.activation = "own_channels"', line), encoding="utf-8")
+    house.approve(house.open(result=house.audit(UNFAIR)))
+    assert "state use.activation" in house.refusal()
+
+
+def test_an_audit_that_this_institution_never_approved_is_refused(house: House) -> None:
+    house.approve(house.open(result=house.audit(approved=False)))
+    assert "is not one whose plan this institution approved" in house.refusal()
+
+
+def test_an_audit_by_limits_of_its_own_is_refused(house: House) -> None:
+    unfair = house.audit(UNFAIR)
+    lax = tuple(
+        each.model_copy(update={"limit": 0.0 if each.side == "at least" else 1.0}) for each in unfair.thresholds
+    )
+    passed = tuple(
+        metric.model_copy(update={"verdict": "pass"}) if metric.verdict in ("fail", "inconclusive") else metric
+        for metric in unfair.metrics
+    )
+    forged = FairnessResult.model_validate(
+        unfair.model_copy(update={"thresholds": lax, "metrics": passed, "verdict": "pass"}).to_json()
+    )
+    house.approve(house.open(result=forged))
+    assert "is not judged by the usual limits" in house.refusal()
+
+
+def test_an_audit_that_leaves_a_comparison_out_is_refused(house: House) -> None:
+    whole = house.audit(UNFAIR)
+    some = tuple(metric for metric in whole.metrics if metric.name != "impact-ratio")
+    left = [metric.verdict for metric in some if metric.verdict is not None]
+    worst = next(verdict for verdict in ("fail", "insufficient", "inconclusive", "pass") if verdict in left)
+    named = {metric.threshold for metric in some}
+    cut = whole.model_copy(
+        update={
+            "metrics": some,
+            "verdict": worst,
+            "thresholds": tuple(each for each in whole.thresholds if each.name in named),
+        }
+    )
+    house.approve(house.open(result=FairnessResult.model_validate(cut.to_json())))
+    assert "is not about every group that its plan asks about" in house.refusal()
+
+
+def test_who_withdraws_while_an_export_is_made_stops_it(house: House) -> None:
+    house.approve(house.open())
+    with open_records(house.folder) as records:
+        activation = records.activation(house.plan.digest)
+        made = house.audience(records)
+        with consents(house.folder) as store:
+            store.withdraw(str(records.people().keys[0]))
+        with pytest.raises(RefusedError, match="somebody's consent changed meanwhile"):
+            export(records.audiences(), made.id, house.folder / "out", activation=activation)
+    assert not (house.folder / "out").exists()
+    assert house.entries() == []
+    house.export("again")
+
+
+def test_a_rejection_while_an_export_is_made_stops_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = house.open()
+    house.approve(case)
+    decide = NodeGovernance.activate
+
+    def activate(*words: Any) -> Any:
+        decided = decide(*words)
+        house.reject(case)
+        return decided
+
+    monkeypatch.setattr(NodeGovernance, "activate", activate)
+    assert "is rejected" in house.refusal()
+
+
+def test_a_decision_is_kept_before_the_log_names_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.approve(house.open())
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NodeStore, "keep_decision", dies)
+        with pytest.raises(KeyboardInterrupt):
+            house.export()
+    assert house.entries() == []
+    house.export("again")
 
 
 def test_a_card_that_the_model_does_not_give_is_refused(house: House) -> None:

@@ -201,6 +201,23 @@ def test_people_without_a_value_are_judged_where_there_are_enough(unknown: list[
     assert result.verdict == verdict
 
 
+def test_many_people_without_a_value_who_cannot_be_judged_keep_the_whole_from_passing() -> None:
+    table = audience([[500, 9_500], [500, 9_500], [0, 900]], groups=(*GROUPS, ("unknown",)))
+    result = audit_lookalike([LookalikeTables(table)], AUDITED, TERMS)
+    assert metric(result, "impact-ratio", "unknown").verdict == "insufficient"
+    assert metric(result, "impact-ratio", "unknown").people is not None
+    assert result.verdict == "insufficient"
+
+
+def test_a_table_in_which_nobody_but_the_unknown_is_compared_passes_nothing() -> None:
+    table = audience([[1_000, 4_000], [3, 9]], groups=(("m",), ("unknown",)))
+    terms = replace(TERMS, references={("sex",): ("m",)})
+    result = audit_lookalike([LookalikeTables(table)], AUDITED, terms)
+    assert metric(result, "impact-ratio", "unknown").verdict == "insufficient"
+    assert metric(result, "variation").verdict == "pass"
+    assert result.verdict == "insufficient"
+
+
 def test_nobody_of_a_large_group_is_a_fail_not_a_lack_of_data() -> None:
     result = audit_lookalike([LookalikeTables(audience([[1_000, 4_000], [0, 5_000]]))], AUDITED, TERMS)
     assert metric(result, "impact-ratio", "m").verdict == "fail"

@@ -234,7 +234,8 @@ def decides(metric: Metric) -> bool:
     """Whether its verdict takes part in the overall one: too few people without a value do not (`fairness.overall`)."""
     if metric.verdict is None:
         return False
-    return not (metric.verdict == "insufficient" and metric.group is not None and UNKNOWN in metric.group)
+    few = metric.verdict == "insufficient" and metric.people is None
+    return not (few and metric.group is not None and UNKNOWN in metric.group)
 
 
 def people_text(metric: Metric) -> str:
