@@ -258,8 +258,8 @@ class ReviewFacts(Fact):
             approved_by=tuple(sorted(signed)),
             waiting_for=found.waiting_for,
             until=found.until,
-            conditions=found.conditions,
-            tasks=found.tasks,
+            conditions=tuple(dict.fromkeys(found.conditions)),
+            tasks=tuple(dict.fromkeys(found.tasks)),
         )
 
 
