@@ -237,7 +237,7 @@ class NodeGovernance:
                 the audience is used, or somebody's consent changed since the snapshot.
         """
         decision, facts = self.decide(plan, charter, "activation", *more)
-        if facts.facts.get("use.activation") in (None, "none"):
+        if decision.admitted and facts.facts.get("use.activation") in (None, "none"):
             raise RefusedError(
                 "an export is an activation, and none is declared", place=self._place, fix="state use.activation"
             )

@@ -105,7 +105,7 @@ def audit(model: str, *, level: str | None = "balanced", unfair: bool = True, gr
     """Of an audience: women are chosen less often when unfair, every other group so that it is hard to say; who has no
     value is too few."""
     women = [(800.0 if index % 2 else 600.0) if unfair else 995.0 for index in range(groups)]
-    counts = np.array([[1_000.0, 4_000.0], *([chosen, 5_000.0 - chosen] for chosen in women), [20.0, 60.0]])
+    counts = np.array([[1_000.0, 4_000.0], *([chosen, 5_000.0 - chosen] for chosen in women), [10.0, 30.0]])
     names = (("m",), *((f"w{index}",) for index in range(groups)), ("unknown",))
     audience = GroupTable(("sex",), names, (CHOSEN, REST), counts, 9.0)
     result = audit_lookalike(
