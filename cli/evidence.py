@@ -27,11 +27,10 @@ from cohortium.governance.evidence import (
     ropa_jsonld,
 )
 from cohortium.governance.fairness import load_fairness
-from cohortium.governance.review import read_document
 from cohortium.study.bundle import Bundle, load_bundle
 from cohortium.study.charter import Charter, load_charter
 from cohortium.study.contract import Contract, load_contract
-from cohortium.study.document import read_toml, validated
+from cohortium.study.document import read_json, read_toml, validated
 from cohortium.study.errors import ContractError, DataError, OutputError, RefusedError
 from cohortium.study.model import EncoderModel, LookalikeModel, load_model
 
@@ -269,15 +268,8 @@ def _signer(path: Path) -> str:
 
 def _read_contract(path: Path) -> Contract:
     if path.suffix == ".json":
-        return validated(Contract, _read_json(path), str(path), {}, ContractError)
+        return validated(Contract, read_json(path, DataError), str(path), {}, ContractError)
     return load_contract(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_document(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(error.strerror or "cannot be read", place=str(path), fix="check the path") from error
 
 
 def _answers(path: Path | None) -> dict[str, str]:

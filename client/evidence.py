@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from cohortium.client.lookalike.activating import REVIEW_FILE
 from cohortium.client.node import NodeIdentity
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.witnessing import LOG_FILE
@@ -39,7 +40,7 @@ from cohortium.study.plan import Plan
 
 __all__ = ["NodePart", "node_part"]
 
-_DATABASE, _KEY, _REVIEW = "node.sqlite", "identity.pem", "review.sqlite"
+_DATABASE, _KEY = "node.sqlite", "identity.pem"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _review_documents(
     folder: Path, institution: str, about: tuple[Decided, ...] | None, stack: ExitStack
 ) -> list[Source]:
     """Cases with their statements and the four documents that they are about: all, or those about some decisions."""
-    path = folder / _REVIEW
+    path = folder / REVIEW_FILE
     if not path.exists():
         return []
     engine = open_store(path, read_only=True)

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rfc8785 import CanonicalizationError
 
 from cohortium.study.canonical import canonical_bytes, digest_json
 from cohortium.study.errors import CohortiumError
 from cohortium.study.validation import first_problem, first_repeat
 
-__all__ = ["Agreed", "Document", "parse_toml", "read_json", "read_toml", "validated"]
+__all__ = ["Agreed", "Document", "parse_json", "parse_toml", "read_json", "read_toml", "validated"]
 
+_MAX_JSON = 2**26
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -63,14 +65,28 @@ def parse_toml(text: str, place: str, error: type[CohortiumError]) -> dict[str, 
 
 
 def read_json(path: Path, error: type[CohortiumError]) -> dict[str, Any]:
-    """The object in a JSON file, each key once; `error`, in one line, when it cannot be read or is no such object."""
-    place = str(path)
+    """The object in a JSON file; `error`, in one line, when it cannot be read or is no such object (`parse_json`)."""
     try:
-        document = json.loads(path.read_bytes(), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        data = path.read_bytes()
     except OSError as failure:
-        raise error(failure.strerror or "cannot be read", place=place, fix="check the path") from failure
-    except (ValueError, RecursionError) as failure:
-        raise error("is no JSON document of plain values, each key once", place=place, fix="write it anew") from failure
+        raise error(failure.strerror or "cannot be read", place=str(path), fix="check the path") from failure
+    return parse_json(data, str(path), error)
+
+
+def parse_json(data: bytes, place: str, error: type[CohortiumError]) -> dict[str, Any]:
+    """The object in a JSON text, each key once.
+
+    `error`, in one line, when it is none, holds what canonical JSON cannot (NaN), or is above 64 MiB.
+    """
+    try:
+        if len(data) > _MAX_JSON:
+            raise ValueError
+        document = json.loads(data, object_pairs_hook=_no_repeats)
+        canonical_bytes(document)
+    except (ValueError, RecursionError, CanonicalizationError) as failure:
+        raise error(
+            "is no JSON document of plain, finite values, each key once", place=place, fix="write it anew"
+        ) from failure
     if not isinstance(document, dict):
         raise error("is no JSON object", place=place, fix="give the whole document")
     return document
@@ -80,10 +96,6 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if first_repeat(key for key, _ in pairs):
         raise ValueError("a key stands twice")
     return dict(pairs)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
 
 
 def validated(

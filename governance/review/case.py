@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
-from rfc8785 import CanonicalizationError
 
 from cohortium.study.canonical import canonical_bytes, digest_bytes, digest_json
 from cohortium.study.charter import PersonId
-from cohortium.study.document import Agreed, Document, validated
+from cohortium.study.document import Agreed, Document, parse_json, validated
 from cohortium.study.errors import DataError
 from cohortium.study.validation import first_repeat
 
@@ -47,7 +45,6 @@ Part = Literal["card", "audit", "dpia", "decision"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _SUBJECT_LABEL = b"cohortium.review-subject/1\n"
-_MAX_DOCUMENT = 2**26
 
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 _LINE = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]{0,498}[^\s\x00-\x1f\x7f])?$"
@@ -145,18 +142,7 @@ class Case(Document):
 
 def read_document(text: bytes, place: str) -> dict[str, Any]:
     """A document of JSON types; `DataError` when it is no JSON object, or holds what canonical JSON cannot (NaN)."""
-    try:
-        if len(text) > _MAX_DOCUMENT:
-            raise ValueError
-        document = json.loads(text, object_pairs_hook=_no_repeats)
-        canonical_bytes(document)
-    except (ValueError, RecursionError, CanonicalizationError) as error:
-        raise DataError(
-            "is no JSON document of plain, finite values, each key once", place=place, fix="write it anew"
-        ) from error
-    if not isinstance(document, dict):
-        raise DataError("is no JSON object", place=place, fix="give the whole document")
-    return document
+    return parse_json(text, place, DataError)
 
 
 def document_digest(document: Mapping[str, Any]) -> str:
@@ -222,9 +208,3 @@ def risk_of(facts: Mapping[str, Any]) -> Risk:
 def _reasons(table: Mapping[str, str], facts: Mapping[str, Any]) -> list[str]:
     known = [f"{words} ({name})" for name, words in table.items() if name in facts and facts[name] not in _HARMLESS]
     return known + [f"not declared: {name}" for name in table if name not in facts]
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if first_repeat(key for key, _ in pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)

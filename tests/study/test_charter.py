@@ -60,10 +60,10 @@ def test_a_charter_is_read_from_json_by_its_name(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ('{"name": "a", "name": "b"}', "each key once"),
-        ('{"max_epsilon": NaN}', "plain values"),
-        ("[" * 200_000, "plain values"),
+        ('{"max_epsilon": NaN}', "plain, finite values"),
+        ("[" * 200_000, "plain, finite values"),
         ("[]", "is no JSON object"),
-        ("{", "plain values"),
+        ("{", "plain, finite values"),
         ('{"name": "a"}', "missing"),
     ],
 )
