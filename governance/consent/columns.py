@@ -46,39 +46,73 @@ def words(tags: bytes) -> Words:
 
 
 class Tree:
-    """The Merkle tree over buckets of rows."""
+    """The Merkle tree over buckets of rows: the nodes that somebody is below, each level's in order."""
 
     def __init__(self) -> None:
-        self._levels = [np.zeros((1 << level, 32), dtype=np.uint8) for level in range(_DEPTH, -1, -1)]
+        self._levels = [_Level() for _ in range(_DEPTH + 1)]
 
     @property
     def root(self) -> bytes:
         """32 bytes."""
-        return bytes(self._levels[-1][0])
+        return bytes(self._levels[-1].of(np.zeros(1, dtype=np.int64)))
 
-    def update(self, buckets: NDArray[np.int64], rows: NDArray[np.void], starts: NDArray[np.int64]) -> None:
-        """Hash these buckets anew, and every node above them.
+    def update(self, buckets: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
+        """Take over the digests of these buckets, and hash every node above them anew.
 
         Args:
-            buckets: numbers, ascending, each once.
-            rows: their rows, in the order of buckets and tags, dtype `ROW`.
-            starts: where each bucket's rows begin, and where the last one's end; shape (buckets + 1,).
+            buckets: numbers, ascending, each once; shape (n,).
+            digests: see `bucket_digests`, shape (n, 32).
         """
-        if not len(buckets):
-            return
-        data, ends = memoryview(rows.tobytes()), (starts * ROW.itemsize).tolist()
-        digests = [sha256(b"\0" + data[a:b]).digest() if b > a else bytes(32) for a, b in itertools.pairwise(ends)]
-        self._levels[0][buckets] = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
-
-    def lift(self, buckets: NDArray[np.int64]) -> None:
-        """Hash the nodes above these buckets anew."""
         nodes = buckets
-        for below, level in zip(self._levels[:-1], self._levels[1:], strict=True):
+        self._levels[0].put(buckets, digests)
+        for below, level in itertools.pairwise(self._levels):
             nodes = _distinct(nodes >> 1)
-            data = below.reshape(-1, 64)[nodes].tobytes()
+            data = below.of((nodes[:, None] * 2 + (0, 1)).reshape(-1)).tobytes()
             pairs = (data[at : at + 64] for at in range(0, len(data), 64))
             joined = b"".join([bytes(32) if pair == _NOTHING else sha256(b"\1" + pair).digest() for pair in pairs])
-            level[nodes] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 32)
+            level.put(nodes, np.frombuffer(joined, dtype=np.uint8).reshape(-1, 32))
+
+
+class _Level:
+    """Digests of a level's nodes: what stands here, and 32 zero bytes for all others."""
+
+    def __init__(self) -> None:
+        self._nodes = np.zeros(0, dtype=np.int64)
+        self._digests = np.zeros((0, 32), dtype=np.uint8)
+
+    def of(self, nodes: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Digests of nodes, shape (len(nodes), 32)."""
+        out = np.zeros((len(nodes), 32), dtype=np.uint8)
+        at, here = self._places(nodes)
+        out[here] = self._digests[at[here]]
+        return out
+
+    def put(self, nodes: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
+        """Set digests of nodes, which ascend and are distinct."""
+        at, here = self._places(nodes)
+        self._digests[at[here]] = digests[here]
+        if not here.all():
+            self._nodes = np.insert(self._nodes, at[~here], nodes[~here])
+            self._digests = np.insert(self._digests, at[~here], digests[~here], axis=0)
+
+    def _places(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where nodes stand or would stand, and which do."""
+        at = np.searchsorted(self._nodes, nodes)
+        here = at < len(self._nodes)
+        here[here] = self._nodes[at[here]] == nodes[here]
+        return at, here
+
+
+def bucket_digests(rows: NDArray[np.void], starts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Digests of buckets, shape (buckets, 32).
+
+    Args:
+        rows: in the order of buckets and tags, dtype `ROW`.
+        starts: where each bucket's rows begin, and where the last one's end; shape (buckets + 1,).
+    """
+    data, ends = memoryview(rows.tobytes()), (starts * ROW.itemsize).tolist()
+    digests = [sha256(b"\0" + data[a:b]).digest() if b > a else bytes(32) for a, b in itertools.pairwise(ends)]
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
 class Columns:
@@ -157,18 +191,17 @@ class Columns:
         sizes = high - low
         starts = np.concatenate([[0], np.cumsum(sizes)])
         inside = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes) + np.repeat(low, sizes)
-        self._tree.update(buckets, self.rows[self._order[inside]], starts)
-        self._tree.lift(buckets)
+        self._tree.update(buckets, bucket_digests(self.rows[self._order[inside]], starts))
 
     def _hash_all(self) -> None:
         used = _distinct((self._first >> np.uint64(64 - _DEPTH)).astype(np.int64))
         starts = np.searchsorted(self._first, used.astype(np.uint64) << np.uint64(64 - _DEPTH))
         ends = np.append(starts, len(self._first))
+        digests = np.empty((len(used), 32), dtype=np.uint8)
         for at in range(0, len(used), _BLOCK):
             cut = ends[at : at + _BLOCK + 1]
-            rows = self.rows[self._order[cut[0] : cut[-1]]]
-            self._tree.update(used[at : at + _BLOCK], rows, cut - cut[0])
-        self._tree.lift(used)
+            digests[at : at + _BLOCK] = bucket_digests(self.rows[self._order[cut[0] : cut[-1]]], cut - cut[0])
+        self._tree.update(used, digests)
 
 
 def _distinct(ascending: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,32 @@ def test_an_advanced_tree_is_the_tree_made_anew() -> None:
     root = columns.root
     columns.advance(once_more, np.zeros((0, 2), dtype=np.uint64), 3)
     assert columns.root != root
+
+
+def plain_root(stored: Any) -> bytes:
+    """The tree's definition, written out again."""
+    buckets: dict[int, list[tuple[bytes, bytes]]] = {}
+    for row in stored["row"]:
+        buckets.setdefault(int(row["tag"][0]) >> 44, []).append((row["tag"].tobytes(), row.tobytes()))
+    nodes = {
+        number: sha256(b"\0" + b"".join(row for _, row in sorted(rows))).digest() for number, rows in buckets.items()
+    }
+    for _ in range(20):
+        parents = {number >> 1 for number in nodes}
+        below = {number: nodes.get(2 * number, bytes(32)) + nodes.get(2 * number + 1, bytes(32)) for number in parents}
+        nodes = {number: sha256(b"\1" + pair).digest() for number, pair in below.items()}
+    return nodes.get(0, bytes(32))
+
+
+def test_the_root_is_that_of_the_definition() -> None:
+    stored = columns_of(np.random.default_rng(6), 400)
+    stored["row"]["tag"][300:, 0] = stored["row"]["tag"][:100, 0] ^ np.uint64(1)
+    columns = Columns(stored[:350], 1)
+    assert columns.root == plain_root(stored[:350])
+    columns.advance(stored[350:], stored["row"]["tag"][:100].astype(np.uint64), 2)
+    assert columns.root == plain_root(stored[100:])
+    columns.advance(stored[:0], stored["row"]["tag"].astype(np.uint64), 3)
+    assert columns.root == plain_root(stored[:0]) == Columns(stored[:0], 3).root == bytes(32)
 
 
 def test_every_purpose_has_a_slot() -> None:
