@@ -49,6 +49,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, DataError, OutputError, RefusedError
 from cohortium.study.plan import MAX_EPSILON, Plan
 from cohortium.study.question import PlanQuestion, QuestionHeader, SumMessage
+from cohortium.study.software import installed_software
 
 __all__ = [
     "MAX_CLOCK_SKEW",
@@ -58,6 +59,7 @@ __all__ = [
     "NodeBooks",
     "NodeIdentity",
     "PlanGate",
+    "check_software",
     "create_node",
     "identity_key",
     "new_key",
@@ -104,6 +106,7 @@ class PlanGate:
 
     Args:
         store: where approvals are.
+        simulation: whether plans are answered that do not say which code asks and answers.
         decision: id of the decision that admitted a run of a plan; None when none did.
         today: today's date (UTC); a seam for tests of expiry.
     """
@@ -113,14 +116,23 @@ class PlanGate:
         store: NodeStore,
         decision: Callable[[str, str], str | None],
         today: Callable[[], date] | None = None,
+        *,
+        simulation: bool = False,
     ) -> None:
         self._store = store
+        self._simulation = simulation
         self._decision = decision
         self._today = today if today is not None else _utc_today
 
     def admit(self, question: QuestionHeader) -> Terms:
-        """The terms of a question; `RefusedError` when no approved plan foresees it, or the run was not admitted."""
-        terms = question_terms(self.approval(question.plan).plan, question)
+        """The terms of a question.
+
+        Raises:
+            RefusedError: no approved plan foresees it, it is for other code, or the run was not admitted.
+        """
+        plan = self.approval(question.plan).plan
+        check_software(plan, simulation=self._simulation)
+        terms = question_terms(plan, question)
         decision = self._decision(question.plan, question.run)
         if decision is None:
             raise RefusedError("no rule has admitted this run", fix="ask for the plan first")
@@ -167,6 +179,7 @@ class Node:
             BudgetError: what is left of the lifetime budget does not cover the plan, or another run has begun on it.
         """
         plan = self.gate.approval(asked.plan).plan
+        check_software(plan, simulation=self.identity.simulation)
         if abs(asked.time - datetime.now(UTC).timestamp()) > MAX_CLOCK_SKEW:
             raise RefusedError(
                 "the coordinator's clock and this machine's differ by more than five minutes", fix="set both by NTP"
@@ -190,6 +203,7 @@ class Node:
         place = self.identity.institution
         if _utc_today() > plan.expires:
             raise RefusedError("the plan has expired", place=place, fix="agree on a new one")
+        check_software(plan, simulation=self.identity.simulation)
         self.asked_about.check(plan)
         reserved = self.ledger.reservation(plan.digest)
         if reserved is not None and reserved.run != run:
@@ -211,6 +225,28 @@ class Node:
         self.log.close()
         if self.governance.consent is not None:
             self.governance.consent.close()
+
+
+def check_software(plan: Plan, *, simulation: bool) -> None:
+    """Whether the code installed here is the one that a plan was proposed with.
+
+    Raises:
+        RefusedError: it is another one, or the plan does not say and this is no simulation.
+    """
+    if plan.software is None:
+        if simulation:
+            return
+        raise RefusedError(
+            "the plan does not say which code asks and answers", place="plan: software", fix="have it proposed again"
+        )
+    installed = installed_software()
+    if plan.software != installed:
+        raise RefusedError(
+            f"the plan is for cohortium {plan.software.version}, code {plan.software.code[7:23]}…; installed here is "
+            f"{installed.version}, code {installed.code[7:23]}…",
+            place="plan: software",
+            fix="install the version that it names, or have the plan proposed again",
+        )
 
 
 def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> None:
@@ -333,7 +369,7 @@ def open_books(folder: Path, identity: NodeIdentity, database: Engine, key: Ed25
         DataError: a book that this version cannot read, or a ledger that is gone.
     """
     store = NodeStore(database)
-    gate = PlanGate(store, store.admitted)
+    gate = PlanGate(store, store.admitted, simulation=identity.simulation)
     ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
     log = NodeLog(folder, identity.institution, key, gate.approval)
     governance = NodeGovernance(

@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, model_validator
 from cohortium.study.contract import Contract, Feature
 from cohortium.study.document import Document
 from cohortium.study.errors import PlanError
+from cohortium.study.software import Software
 from cohortium.study.validation import first_repeat, suggestion
 
 __all__ = [
@@ -77,6 +78,8 @@ class Plan(Document):
         colluders: c, how many institutions may collude, the curious one itself included (`distributed`).
         share_threshold: T, how many institutions together can open a key; the least safe number when left out.
         min_cell: cells with fewer (noisy) people are suppressed.
+        software: the code that asks and answers; written into it when it is proposed to institutions. A node outside
+            simulations answers no plan that lacks it.
     """
 
     schema_id: Annotated[Literal["cohortium.plan/1"], Field(alias="schema")]
@@ -95,6 +98,7 @@ class Plan(Document):
     colluders: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     share_threshold: Annotated[int, Field(strict=True, ge=2, le=1000)] | None = None
     min_cell: Annotated[int, Field(strict=True, ge=MIN_CELL, le=10**6)] = 100
+    software: Software | None = None
 
     @model_validator(mode="after")
     def _safe_sum(self) -> Plan:

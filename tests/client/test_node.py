@@ -21,6 +21,7 @@ from cohortium.client.node import (
     Node,
     NodeIdentity,
     PlanGate,
+    check_software,
     create_node,
     identity_key,
     open_node,
@@ -37,6 +38,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, CohortiumError, DataError, OutputError, PlanError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import PlanQuestion, Question, QuestionHeader
+from cohortium.study.software import installed_software
 
 MakeNode = Callable[..., Node]
 MakePlan = Callable[..., Plan]
@@ -217,10 +219,41 @@ def test_the_last_day_of_a_plan_counts(
     Calendar(monkeypatch, date(2024, 6, 30))
     node = make_node("north", make_people(), plan)
     header = question(plan).header
-    gate = PlanGate(node.store, lambda *_: "none", lambda: date(2024, 6, 30))
+    gate = PlanGate(node.store, lambda *_: "none", lambda: date(2024, 6, 30), simulation=True)
     assert gate.admit(header) == replace(question_terms(plan, header), decision="none")
     with pytest.raises(RefusedError, match="expired"):
-        PlanGate(node.store, lambda *_: "none", lambda: date(2024, 7, 1)).admit(header)
+        PlanGate(node.store, lambda *_: "none", lambda: date(2024, 7, 1), simulation=True).admit(header)
+
+
+def test_a_plan_for_other_code_is_neither_accepted_nor_answered(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade, too: the approval was of the code that the plan names."""
+    installed = installed_software()
+    plan = make_plan(software=installed.model_dump())
+    node = make_node("north", make_people(), plan)
+    node.accept(offer(plan))
+    node.door.release(question(plan))
+    for changed in ("code", "bundle", "version"):
+        other = installed.model_copy(update={changed: "sha256:" + "0" * 64})
+        monkeypatch.setattr("cohortium.client.node.installed_software", lambda other=other: other)
+        with pytest.raises(RefusedError, match=r"the plan is for cohortium .*; installed here"):
+            node.accept(offer(plan))
+        with pytest.raises(RefusedError, match="the plan is for cohortium"):
+            node.gate.admit(question(plan).header)
+
+
+def test_only_a_simulation_answers_a_plan_that_names_no_code(
+    make_node: MakeNode, make_plan: MakePlan, make_people: MakePeople
+) -> None:
+    plan = make_plan()
+    check_software(plan, simulation=True)
+    with pytest.raises(RefusedError, match="does not say which code"):
+        check_software(plan, simulation=False)
+    node = make_node("north", make_people(), plan)
+    node.accept(offer(plan))
+    with pytest.raises(RefusedError, match="does not say which code"):
+        PlanGate(node.store, node.store.admitted).admit(question(plan).header)
 
 
 def test_a_run_that_no_decision_admitted_is_not_answered(

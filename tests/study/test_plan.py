@@ -177,6 +177,7 @@ CHANGES: dict[str, Any] = {
     "segments": {"k": 4},
     "shares": {"marginals": 21, "clustering": 59, "profiles": 20, "rfm": 0},
     "without": ["spend"],
+    "software": {"version": "0.1.0", "code": "sha256:" + "0" * 64, "bundle": "sha256:" + "1" * 64},
 }
 
 
