@@ -17,53 +17,50 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    URL,
+    BigInteger,
     Column,
     Connection,
     Engine,
     Integer,
     LargeBinary,
     MetaData,
-    NullPool,
     String,
     Table,
     UniqueConstraint,
     bindparam,
-    create_engine,
-    event,
     func,
     insert,
-    inspect,
     select,
-    text,
     update,
 )
-from sqlalchemy.exc import DatabaseError
 
 from cohortium.privacy.accounting import Spend, price
 from cohortium.privacy.sharing import ALONE, NoiseShare
+from cohortium.privacy.store_forms import Form, keeps_last_number, last_number, open_form
+from cohortium.privacy.stores import open_store
 from cohortium.study.errors import BudgetError, DataError, Defect
 
-__all__ = ["Charge", "Ledger", "Line", "Reservation", "Slot", "open_store"]
+__all__ = ["TABLES", "Charge", "Ledger", "Line", "Reservation", "Slot", "open_store"]
 
 SCHEMA = "cohortium.ledger/2"
+"""The form in which chains of charges begin."""
 
-_metadata = MetaData()
+TABLES = MetaData()
 
-_header = Table("ledger_header", _metadata, Column("schema", String, primary_key=True), Column("institution", String))
+_Units = BigInteger().with_variant(Integer, "sqlite")
+
+_header = Table("ledger_header", TABLES, Column("schema", String, primary_key=True), Column("institution", String))
 
 _reservations = Table(
     "reservations",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("plan", String, nullable=False, unique=True),
     Column("run", String, nullable=False),
@@ -78,7 +75,7 @@ _reservations = Table(
 
 _charges = Table(
     "charges",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("charged_at", String, nullable=False),
     Column("plan", String, nullable=False, index=True),
@@ -93,8 +90,8 @@ _charges = Table(
     Column("width", Integer, nullable=False),
     Column("bound_squared", String, nullable=False),
     Column("sigma", String, nullable=False),
-    Column("mu2", Integer, nullable=False),
-    Column("tv", Integer, nullable=False),
+    Column("mu2", _Units, nullable=False),
+    Column("tv", _Units, nullable=False),
     Column("link", String, nullable=False),
     UniqueConstraint("plan", "run", "phase", "step", "attempt"),
     sqlite_autoincrement=True,
@@ -102,10 +99,23 @@ _charges = Table(
 
 _replies = Table(
     "replies",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True),
     Column("reply", LargeBinary, nullable=False),
     Column("digest", String, nullable=False),
+)
+
+keeps_last_number(_reservations)
+keeps_last_number(_charges)
+
+_FORM = Form(
+    "cohortium.ledger",
+    2,
+    "ledger",
+    _header,
+    TABLES,
+    "point at the state folder of this institution, and use the version that wrote it",
+    alone=False,
 )
 
 _MECHANISM_ALONE = "discrete-gaussian"
@@ -114,7 +124,6 @@ _MECHANISMS = (_MECHANISM_ALONE, _MECHANISM_SHARE)
 
 _LINKED = tuple(column.name for column in _charges.columns if column.name != "link")
 _DIGESTED = tuple(column.name for column in _reservations.columns if column.name != "digest")
-_READ_ONLY = "cohortium_read_only"
 
 
 @dataclass(frozen=True)
@@ -179,71 +188,6 @@ class Line:
     spend: Spend
 
 
-def open_store(path: Path, *, create: bool = True, read_only: bool = False) -> Engine:
-    """An SQLite file whose commits survive a crash and a power cut; readable by its owner alone.
-
-    Args:
-        path: the file.
-        create: make it when missing. False where the file must be there already: an empty ledger in place of a lost one
-            would spend the people's budget a second time.
-        read_only: never create or change anything.
-
-    Raises:
-        DataError: the file is missing and must not be made, is no database, or cannot be opened.
-    """
-    if (read_only or not create) and not path.is_file():
-        raise DataError(
-            "the ledger is missing",
-            place=str(path),
-            fix="put back the newest copy; a new one would forget what was spent",
-        )
-    if read_only:
-        engine: Engine = create_engine(
-            URL.create("sqlite", database=str(path)),
-            creator=lambda: _connect_read_only(path),
-            poolclass=NullPool,
-            execution_options={_READ_ONLY: True},
-        )
-        begin = "BEGIN"
-    else:
-        _touch(path)
-        engine = create_engine(URL.create("sqlite", database=str(path)))
-        begin = "BEGIN IMMEDIATE"
-
-        @event.listens_for(engine, "connect")
-        def _durable(connection: Any, _record: object) -> None:
-            connection.isolation_level = None  # transactions are begun below, explicitly
-            connection.execute("PRAGMA busy_timeout=30000")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA secure_delete=ON")
-
-    @event.listens_for(engine, "begin")
-    def _lock(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA schema_version")
-    except DatabaseError as error:
-        raise DataError("not a usable SQLite file", place=str(path), fix="put back the newest copy") from error
-    return engine
-
-
-def _touch(path: Path) -> None:
-    try:
-        path.touch(mode=0o600)
-    except OSError as error:
-        raise DataError("cannot be opened", place=str(path), fix="check the path and its permissions") from error
-
-
-def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Without a write-ahead log nobody has the file open, and reading it as immutable leaves no file beside it."""
-    log = path.with_name(path.name + "-wal")
-    mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30)
-
-
 class Ledger:
     """One institution's ledger in a durable store.
 
@@ -267,15 +211,10 @@ class Ledger:
         self._today = today if today is not None else _utc_today
         self._genesis = _sha256([SCHEMA, institution])
         with store.begin() as connection:
-            found = set(inspect(connection).get_table_names())
-            if _header.name not in found and not store.get_execution_options().get(_READ_ONLY):
-                _metadata.create_all(connection)
-                connection.execute(insert(_header).values(schema=SCHEMA, institution=institution))
-            elif not {table.name for table in _metadata.tables.values()} <= found or [
-                tuple(row) for row in connection.execute(select(_header))
-            ] != [(SCHEMA, institution)]:
+            open_form(connection, _FORM, str(store.url.database), institution=institution)
+            if list(connection.scalars(select(_header.c.institution))) != [institution]:
                 raise DataError(
-                    "the ledger belongs to another institution or version",
+                    "the ledger belongs to another institution",
                     place=str(store.url.database),
                     fix="point at the state folder of this institution",
                 )
@@ -317,7 +256,7 @@ class Ledger:
                     "lower the plan's epsilon, or close a run that will not go on; spent budget never comes back",
                 )
             row = {
-                "sequence": _tail(connection, _reservations) + 1,
+                "sequence": last_number(connection, _reservations) + 1,
                 "plan": plan,
                 "run": run,
                 "mu2": str(budget.mu2),
@@ -481,7 +420,7 @@ class Ledger:
             self._sum(connection)
             rows = connection.execute(query.order_by(func.min(_charges.c.sequence))).all()
         return [
-            Line(plan, run, phase, _share(mechanism, t, c, phase), count, Spend(mu2, tv))
+            Line(plan, run, phase, _share(mechanism, t, c, phase), count, Spend(int(mu2), int(tv)))
             for plan, run, phase, mechanism, t, c, count, mu2, tv in rows
         ]
 
@@ -506,7 +445,7 @@ class Ledger:
             reservations = connection.execute(select(_reservations).order_by(_reservations.c.sequence)).all()
             charges = connection.execute(select(_charges).order_by(_charges.c.sequence)).all()
             replies = connection.execute(select(_replies)).all()
-            tails = [_tail(connection, table) for table in (_reservations, _charges)]
+            tails = [last_number(connection, table) for table in (_reservations, _charges)]
         rests = self._verified_rests(reservations, tails[0])
         self._verify_charges(charges, tails[1], rests)
         paid = {row.sequence: (row.link, 8 * row.width) for row in charges}
@@ -645,7 +584,7 @@ class Ledger:
         query = select(_charges.c.sequence, _charges.c.link).order_by(_charges.c.sequence.desc()).limit(1)
         row = connection.execute(query).first()
         last = (0, self._genesis) if row is None else (row.sequence, row.link)
-        if last[0] != _tail(connection, _charges):
+        if last[0] != last_number(connection, _charges):
             raise self._altered(f"entry {last[0] + 1}: missing")
         return last
 
@@ -713,14 +652,6 @@ def _known_share(mechanism: str, contributions: int, colluders: int) -> NoiseSha
     except (TypeError, ValueError):
         return None
     return share if _mechanism(share) == mechanism else None
-
-
-def _tail(connection: Connection, table: Table) -> int:
-    """The highest number that a table ever gave, whatever was deleted since."""
-    found = connection.execute(
-        text("SELECT seq FROM sqlite_sequence WHERE name = :name"), {"name": table.name}
-    ).scalar()
-    return int(found or 0)
 
 
 def _sha256(values: list[Any]) -> str:

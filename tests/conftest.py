@@ -6,6 +6,11 @@ Seeded noise exists in tests alone: the package ships the operating system's sou
 from __future__ import annotations
 
 import gc
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -294,3 +299,59 @@ def study_folder(tmp_path: Path) -> Path:
         lines.append(f"c{number:04d},{REGIONS[number % 3]},{row[0]:.0f},{row[1]:.3f},{row[2]:.3f}")
     (folder / "people.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+def _postgres_binaries() -> Path | None:
+    found = shutil.which("pg_ctl")
+    places = [Path(found).resolve().parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A real server on a socket in a folder of its own: its SQLAlchemy URL, to which `?schema=` is added."""
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install cohortium[postgresql]")
+    binaries = _postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed: neither pg_ctl on PATH nor in /usr/lib/postgresql")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        user = {"user": "nobody", "group": "nogroup", "extra_groups": []}  # a server does not run as root
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp" if len(tempfile.gettempdir()) > 40 else None) as folder:
+        home, data = Path(folder), Path(folder) / "data"
+        if user:
+            shutil.chown(home, user["user"])
+
+        def run(*command: str) -> None:
+            subprocess.run(command, check=True, cwd=home, stdout=subprocess.DEVNULL, timeout=60, **user)
+
+        run(str(binaries / "initdb"), f"--pgdata={data}", "--auth=trust", "--username=cohortium", "--no-sync")
+        settings = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c shared_buffers=16MB"
+        control = (str(binaries / "pg_ctl"), f"--pgdata={data}")
+        run(*control, "--wait", f"--log={home / 'log'}", f"--options={settings}", "start")
+        try:
+            yield f"postgresql+psycopg://cohortium@/postgres?host={home}"
+        finally:
+            run(*control, "--wait", "--mode=immediate", "stop")
+
+
+_SCHEMAS = itertools.count()
+
+
+@pytest.fixture
+def in_postgresql(postgresql: str) -> Callable[[Path], str]:
+    """Has the stores of a folder in fresh schemas of the server; gives their URLs' common beginning."""
+
+    def declare(folder: Path, stores: Sequence[str] = ("node", "consent", "review", "log", "obligations")) -> str:
+        number = next(_SCHEMAS)
+        lines = [f'{name} = "{postgresql}&schema=t{number}_{name}"' for name in stores]
+        file = folder / "stores.toml"
+        file.touch(mode=0o600)
+        file.write_text("\n".join(['schema = "cohortium.stores/1"', *lines]) + "\n")
+        return f"{postgresql}&schema=t{number}_"
+
+    return declare

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, String, Table, bindparam, delete, insert, select
 
-__all__ = ["OnceStore", "SqlOnceStore"]
+from cohortium.privacy.store_forms import drop_leftovers
+
+__all__ = ["TABLES", "OnceStore", "SqlOnceStore"]
 
 
 class OnceStore(Protocol):
@@ -25,11 +27,11 @@ class OnceStore(Protocol):
         ...
 
 
-_metadata = MetaData()
+TABLES = MetaData()
 
 _values = Table(
     "secure_sum",
-    _metadata,
+    TABLES,
     Column("run", String, primary_key=True),
     Column("round", Integer, primary_key=True),
     Column("item", String, primary_key=True),
@@ -48,7 +50,7 @@ class SqlOnceStore:
 
     def __init__(self, store: Engine) -> None:
         self._store = store
-        _metadata.create_all(store)
+        TABLES.create_all(store)
 
     def keep(self, run: str, number: int, item: str, value: bytes) -> bytes:
         """Store a value durably unless there is one; returns the one that is stored."""
@@ -66,29 +68,17 @@ class SqlOnceStore:
         return None if stored is None else bytes(stored)
 
     def erase(self, run: str, before: int, items: tuple[str, ...]) -> None:
-        """Erase these items of all rounds below `before`, from SQLite's files too, not only from its tables.
+        """Erase these items of all rounds below `before`, from the database's files too, as far as it lets one.
 
-        What was written over on the disk itself is up to its file system and its owner.
+        See `privacy.stores.drop_leftovers`. While somebody else reads, SQLite leaves it for the next time.
         """
         chosen = (_values.c.run == run) & (_values.c.round < before) & _values.c.item.in_(items)
-        sqlite = self._store.dialect.name == "sqlite"
         with self._store.begin() as connection:
-            if sqlite:
+            if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete=ON")  # not every build of it does so unasked
             erased = connection.execute(delete(_values).where(chosen)).rowcount
-        if erased and sqlite:
-            self._shorten_log()
-
-    def _shorten_log(self) -> None:
-        """Copy the write-ahead log into the file and cut it off: old pages would stay in it.
-
-        While somebody else reads, SQLite leaves it for the next time.
-        """
-        connection = self._store.raw_connection()  # not within a transaction
-        try:
-            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-        finally:
-            connection.close()
+        if erased:
+            drop_leftovers(self._store, _values)
 
 
 def _key(run: str, number: int, item: str) -> dict[str, str | int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,22 @@ class TestSqliteLedger(LedgerContract):
         return reopen
 
 
+class TestPostgresqlLedger(LedgerContract):
+    @pytest.fixture
+    def reopen(self, tmp_path: Path, in_postgresql: Callable[[Path], str]) -> Iterator[Callable[..., Ledger]]:
+        in_postgresql(tmp_path)
+        opened: list[Ledger] = []
+
+        def reopen(lifetime: Spend = budget_for(3.0, 1e-6), today: date | None = None) -> Ledger:  # noqa: B008 - frozen
+            clock = None if today is None else lambda: today
+            opened.append(Ledger(open_store(tmp_path / "node.sqlite"), "north bank", lifetime, clock))
+            return opened[-1]
+
+        yield reopen
+        for ledger in opened:
+            ledger.close()
+
+
 # --- the store -------------------------------------------------------------------------------------------------------
 
 
@@ -465,6 +482,7 @@ def _charge_until_refused(path: str, name: str, gate: Any, results: Any) -> None
             made += 1
         except BudgetError:
             break
+    ledger.close()
     results.put(made)
 
 
@@ -495,20 +513,48 @@ def at_once(path: Path, work: Callable[..., None]) -> list[int]:
     return counts
 
 
-def test_processes_that_charge_at_once_never_pass_the_budget(tmp_path: Path) -> None:
-    counts = at_once(tmp_path / "s", _charge_until_refused)
-    ledger = Ledger(open_store(tmp_path / "s"), "n", budget_for(3.0, 1e-6))
+def _charge_one_slot(path: str, name: str, gate: Any, results: Any) -> None:
+    ledger = Ledger(open_store(Path(path)), "n", budget_for(3.0, 1e-6))
+    gate.wait()
+    try:
+        charge(ledger, question=name)
+        results.put(1)
+    except BudgetError:
+        results.put(0)
+    ledger.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The path of a node's database, whichever it is."""
+    if request.param == "postgresql":
+        request.getfixturevalue("in_postgresql")(tmp_path)
+    return tmp_path / "node.sqlite"
+
+
+def test_of_processes_that_charge_one_slot_for_different_questions_one_does(house: Path) -> None:
+    assert sorted(at_once(house, _charge_one_slot)) == [0, 0, 1]
+    with closing(Ledger(open_store(house), "n", budget_for(3.0, 1e-6))) as ledger:
+        assert len(list(ledger.charges())) == 1
+        ledger.verify()
+
+
+def test_processes_that_charge_at_once_never_pass_the_budget(house: Path) -> None:
+    counts = at_once(house, _charge_until_refused)
+    ledger = Ledger(open_store(house), "n", budget_for(3.0, 1e-6))
     assert sum(counts) == len(list(ledger.charges())) == 25
     assert ledger.spent() == COST.times(25)
     ledger.verify()
+    ledger.close()
 
 
-def test_processes_that_reserve_at_once_never_pass_the_lifetime(tmp_path: Path) -> None:
-    counts = at_once(tmp_path / "s", _reserve_until_refused)
-    ledger = Ledger(open_store(tmp_path / "s"), "n", COST.times(25))
+def test_processes_that_reserve_at_once_never_pass_the_lifetime(house: Path) -> None:
+    counts = at_once(house, _reserve_until_refused)
+    ledger = Ledger(open_store(house), "n", COST.times(25))
     assert sum(counts) == len(ledger.reservations()) == 12
     assert ledger.available().mu2 == COST.mu2
     ledger.verify()
+    ledger.close()
 
 
 # --- any sequence of charges -----------------------------------------------------------------------------------------

@@ -481,8 +481,14 @@ def _release_and_die(path: str, stage: str, said: Any) -> None:
     die("answered")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_kill_at_any_stage_leaves_what_was_charged(tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "database"), [*((stage, "sqlite") for stage in STAGES), ("after noise", "postgresql")]
+)
+def test_a_kill_at_any_stage_leaves_what_was_charged(
+    tmp_path: Path, stage: str, database: str, request: pytest.FixtureRequest
+) -> None:
+    if database == "postgresql":
+        request.getfixturevalue("in_postgresql")(tmp_path)
     path, spawn = tmp_path / "node.sqlite", multiprocessing.get_context("spawn")
     heard, said = spawn.Pipe(duplex=False)
     child = spawn.Process(target=_release_and_die, args=(str(path), stage, said))
@@ -506,6 +512,7 @@ def test_a_kill_at_any_stage_leaves_what_was_charged(tmp_path: Path, stage: str)
     assert [entry["charge"] for entry in events] == [1], "the log is asked for the release's entry again, by its key"
     assert events.keys == ["charge 1"]
     ledger.verify()
+    ledger.close()
 
 
 def _answer(path: str, gate: Any, replies: Any) -> None:
