@@ -76,6 +76,21 @@ def test_a_known_key_whose_signature_does_not_hold_voids_the_note() -> None:
         altered.signers([PETER, PETER])
 
 
+@pytest.mark.parametrize("size", [1, 40, 1024, 1025, 100_000])
+def test_a_signature_that_was_verified_holds_for_those_bytes_alone(size: int) -> None:
+    text, other = b"x" * size, Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+    value, verifier = KEY.sign(text), Ed25519Verifier("log", KEY.public_key().public_bytes_raw())
+    for _ in range(3):
+        assert verifier.is_valid(text, value)
+        assert not verifier.is_valid(text[:-1] + b"y", value)
+        assert not verifier.is_valid(text + b"x", value)
+        assert not verifier.is_valid(text, value[:-1] + bytes([value[-1] ^ 1]))
+        assert not verifier.is_valid(text, value + b"\0")
+        assert not verifier.is_valid(text, other.sign(text))
+        assert not Ed25519Verifier("log", other.public_key().public_bytes_raw()).is_valid(text, value)
+        assert not CosignerVerifier("log", verifier.public).is_valid(text, bytes(8) + value)
+
+
 def test_cosignatures_hold_for_their_time_and_text_alone() -> None:
     note = Note("cohortium/a/b\n1\nx\n").signed(COSIGNER)
     (made,) = note.signatures
