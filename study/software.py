@@ -45,6 +45,10 @@ publisher = "cohortium"
 [tool.flwr.app.components]
 serverapp = "cohortium.server.deployed:app"
 clientapp = "cohortium.client.deployed:app"
+
+[tool.flwr.app.config]
+plan = ""
+run = ""
 """
 
 

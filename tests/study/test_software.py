@@ -91,7 +91,7 @@ def test_the_bundle_holds_no_code_and_flower_reads_it() -> None:
         assert opened.namelist() == ["pyproject.toml", ".info/CONTENT"]
         assert {info.compress_type for info in opened.infolist()} == {zipfile.ZIP_STORED}
     assert get_fab_metadata(bundle) == ("cohortium/cohortium-study", "1.2.3")
-    assert get_fused_config_from_fab(bundle, Run.create_empty(1)) == {}
+    assert get_fused_config_from_fab(bundle, Run.create_empty(1)) == {"plan": "", "run": ""}
 
 
 def test_the_installed_software_names_its_own_bundle() -> None:

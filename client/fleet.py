@@ -1,0 +1,306 @@
+"""A node's link to the coordinator: Flower's Fleet API over mutual TLS, with a durable inbox.
+
+The node is a SuperNode with a built-in executor. It speaks the protocol through Flower's own client and authenticates
+as SuperNodes do, by a signed timestamp; the same key's certificate is its side of the TLS connection. Unlike Flower's
+own process it never fetches, unpacks or runs an app bundle: `Delivered.bundle` says which one the coordinator's run
+was started with, and whoever answers decides whether that is the approved one.
+
+A message is written to the inbox before it is answered and removed after its reply has been taken, so a killed node
+answers after its restart what it had been asked; Flower would have forgotten the message.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node as FlowerNode
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
+
+from cohortium.study.errors import CohortiumError, RefusedError
+
+__all__ = ["HEARTBEAT_SECONDS", "Delivered", "FleetLink", "LinkLostError"]
+
+HEARTBEAT_SECONDS = 10
+"""A node that was not heard of for twice as long counts as gone; the shortest that Flower allows."""
+
+MAX_OBJECTS = 4096
+"""Parts of one message."""
+
+MAX_BYTES = 1 << 28
+"""Of one message."""
+
+_SUFFIX = ".message"
+
+
+class LinkLostError(CohortiumError):
+    """The coordinator cannot be reached, or does not answer as it should; trying again may help."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A message to be answered.
+
+    Args:
+        run: Flower's number of the run.
+        bundle: SHA-256 of the app bundle that the run was started with, as `sha256:` and hexadecimal.
+        message: with its content.
+    """
+
+    run: int
+    bundle: str
+    message: Message
+
+
+class FleetLink:
+    """The link of one node. One thread pulls and replies; another one may send heartbeats.
+
+    Args:
+        address: host:port of the coordinator.
+        context: trusts the federation's authority alone and shows the node's certificate.
+        key: the node's transport key, EC P-384; its public half is registered with the coordinator.
+        inbox: folder for messages that are not answered yet; made when there is none.
+    """
+
+    def __init__(self, address: str, context: ssl.SSLContext, key: EllipticCurvePrivateKey, inbox: Path) -> None:
+        self._client = FleetHttpClient(
+            f"https://{address}",
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, key.public_key()),
+            ],
+            verify=context,
+        )
+        self._public = public_key_to_bytes(key.public_key())
+        self._address = address
+        self._inbox = inbox
+        self._node = FlowerNode()
+        self._bundles: dict[int, str] = {}
+        inbox.mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def node_id(self) -> int:
+        """Flower's number of this node; 0 before it is connected."""
+        return self._node.node_id
+
+    def connect(self) -> None:
+        """Say that the node is here.
+
+        Raises:
+            LinkLostError: nobody answers.
+            RefusedError: the coordinator does not know this node, or no longer.
+        """
+        with self._talking():
+            request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+            self._node = FlowerNode(node_id=self._client.ActivateNode(request).node_id)
+
+    def beat(self) -> None:
+        """Say that the node is still here; errors as `connect`."""
+        with self._talking():
+            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+            if not self._client.SendNodeHeartbeat(request).success:
+                raise LinkLostError("the coordinator does not know this connection", place=self._address)
+
+    def leave(self) -> None:
+        """Say that the node goes; errors as `connect`."""
+        with self._talking():
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def pull(self) -> str | None:
+        """Fetch the next message into the inbox; its name there, or None when there is no message.
+
+        What an earlier life of this node left unanswered comes first.
+
+        Raises:
+            LinkLostError, RefusedError: as `connect`.
+        """
+        waiting = sorted(path.name for path in self._inbox.glob(f"*{_SUFFIX}"))
+        if waiting:
+            return waiting[0]
+        with self._talking():
+            response = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if not response.messages_list:
+            return None
+        identity = str(response.messages_list[0].metadata.message_id)
+        if not identity or not identity.isalnum() or len(identity) > 128 or len(response.messages_list) != 1:
+            raise LinkLostError("a message without a proper name", place=self._address)
+        _write_whole(self._inbox / (identity + _SUFFIX), response.SerializeToString())
+        return identity + _SUFFIX
+
+    def open(self, name: str) -> Delivered:
+        """A message of the inbox, its content fetched and compared with its name.
+
+        Raises:
+            LinkLostError: the coordinator cannot be reached.
+            RefusedError: its run has ended, its content is gone or too large, or is not what its name says.
+        """
+        response = PullMessagesResponse()
+        try:
+            response.ParseFromString((self._inbox / name).read_bytes())
+            message, tree = message_from_proto(response.messages_list[0]), response.message_object_trees[0]
+        except (DecodeError, IndexError, ValueError, TypeError) as error:
+            raise RefusedError("a message that cannot be read") from error
+        run, identity = message.metadata.run_id, message.metadata.message_id
+        contents: dict[str, bytes] = {}
+        with self._talking():
+            bundle = self._bundle(run)
+            parts = [part.object_id for part in iterate_object_tree(tree)]
+            if len(parts) > MAX_OBJECTS:
+                raise RefusedError(f"a message of more than {MAX_OBJECTS} parts")
+            for part in dict.fromkeys(parts):
+                contents[part] = self._object(run, part)
+                if sum(map(len, contents.values())) > MAX_BYTES:
+                    raise RefusedError(f"a message of more than {MAX_BYTES} bytes")
+        try:
+            whole = inflate_object_from_contents(identity, contents)
+        except Exception as error:  # Flower's decoders raise whatever foreign bytes make them raise
+            raise RefusedError("a message whose content cannot be read") from error
+        if not isinstance(whole, Message) or not whole.has_content() or whole.metadata.run_id != run:
+            raise RefusedError("a message that is not what its name says")
+        if whole.metadata.dst_node_id != self._node.node_id:
+            raise RefusedError("a message to another node")
+        whole.metadata.__dict__["_message_id"] = identity
+        return Delivered(run, bundle, whole)
+
+    def reply(self, name: str, reply: Message) -> int:
+        """Send the reply to a message of the inbox, and drop the message. Returns the bytes of the reply's content.
+
+        Raises:
+            LinkLostError: it was not taken; the message stays.
+            RefusedError: the run has ended; the message is dropped.
+        """
+        run = reply.metadata.run_id
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        objects = get_all_nested_objects(reply)
+        sent = 0
+        with self._talking():
+            try:
+                response = self._client.PushMessages(
+                    PushMessagesRequest(
+                        node=self._node,
+                        messages_list=[message_to_proto(remove_content_from_message(reply))],
+                        message_object_trees=[get_object_tree(reply)],
+                        clientapp_runtime_list=[0.0],  # how long an answer takes is nobody's business
+                    )
+                )
+                for part in response.objects_to_push:
+                    content = objects[part].deflate()
+                    sent += len(content)
+                    request = PushObjectRequest(
+                        node=self._node,
+                        run_id=run,
+                        session_id=response.session_id,
+                        object_id=part,
+                        object_content=content,
+                    )
+                    if not self._client.PushObject(request).stored:
+                        raise LinkLostError("the reply was not kept", place=self._address)
+                confirmed = name.removesuffix(_SUFFIX)
+                self._client.ConfirmMessageReceived(
+                    ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=confirmed)
+                )
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code >= 500 or error.response.status_code == httpx.codes.UNAUTHORIZED:
+                    raise
+                self.drop(name)
+                raise RefusedError("the run has ended", place=f"run {run}") from error
+        self.drop(name)
+        return sent
+
+    def drop(self, name: str) -> None:
+        """Forget a message of the inbox."""
+        (self._inbox / name).unlink(missing_ok=True)
+
+    def _bundle(self, run: int) -> str:
+        if run not in self._bundles:
+            answer = self._client.GetRun(GetRunRequest(node=self._node, run_id=run)).run
+            if answer.run_id != run:
+                raise RefusedError("the coordinator told of another run")
+            self._bundles[run] = f"sha256:{answer.fab_hash}"
+        return self._bundles[run]
+
+    def _object(self, run: int, part: str) -> bytes:
+        response = self._client.PullObject(PullObjectRequest(node=self._node, run_id=run, object_id=part))
+        if not response.object_found:
+            raise RefusedError("a message whose content is gone")
+        if not response.object_available:
+            raise LinkLostError("a part of the message has not arrived yet", place=self._address)
+        if get_object_id(response.object_content) != part:
+            raise RefusedError("a part of a message that is not what its name says")
+        return bytes(response.object_content)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Errors of the network as ours; the text of a foreign error page is never shown."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise LinkLostError(_why(error), place=self._address) from error
+        except httpx.HTTPStatusError as error:
+            code = error.response.status_code
+            if code == httpx.codes.UNAUTHORIZED or code == httpx.codes.FORBIDDEN:
+                raise RefusedError(
+                    "the coordinator does not know this node's key, or no longer",
+                    place=self._address,
+                    fix="have it enrolled, and compare both clocks",
+                ) from error
+            if code >= 500:
+                raise LinkLostError(f"the coordinator answered with status {code}", place=self._address) from error
+            raise RefusedError(f"the coordinator refused with status {code}", place=self._address) from error
+        except (DecodeError, RuntimeError, ValueError) as error:
+            raise LinkLostError("the coordinator's answer cannot be read", place=self._address) from error
+
+
+def _why(error: httpx.TransportError) -> str:
+    """What went wrong with the connection, in one line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the coordinator's certificate is not trusted here: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"no TLS connection: {cause.reason or type(cause).__name__}"
+        cause = cause.__cause__ or cause.__context__
+    return f"no connection: {type(error).__name__}"
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    staged = path.with_name(path.name + ".partial")
+    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)

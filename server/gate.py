@@ -1,0 +1,224 @@
+"""The coordinator's one public port: mutual TLS, and behind it Flower's Fleet API and nothing else of Flower's.
+
+Flower's SuperLink serves its Fleet, Runtime and Control API on one port, and the last two let whoever reaches them run
+code. So the SuperLink listens on loopback alone, and this gate forwards what a SuperNode needs, request by request, for
+keys of members only. A connection without a certificate of the federation's authority ends in the TLS handshake;
+revocation is looked up with every request, so it also ends connections that are open.
+"""
+
+from __future__ import annotations
+
+import binascii
+import logging
+import ssl
+import threading
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+from prometheus_client import CollectorRegistry, Counter
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cohortium.governance.operations import tell
+from cohortium.study.errors import CohortiumError, OutputError
+
+__all__ = ["FLEET_PATHS", "Gate", "Noticeboard"]
+
+FLEET_PATHS = (
+    "activate-node",
+    "deactivate-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "push-messages",
+    "get-run",
+    "get-fab",
+    "push-object",
+    "pull-object",
+    "confirm-message-received",
+)
+"""What a SuperNode needs. Registration is not among them: the coordinator registers keys of enrolled members."""
+
+MAX_BODY = 1 << 26
+"""Bytes of one request; Flower cuts larger arrays into parts."""
+
+MAX_NOTICE = 1 << 22
+"""Bytes of one signed approval."""
+
+_OURS = ("proposals", "approvals", "released")
+_KEY_HEADER = "flwr-public-key"
+_PASSED_ON = ("content-type", "flwr-")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Noticeboard:
+    """What members exchange with the coordinator beside Flower's messages.
+
+    Args:
+        proposals: the studies that are proposed, each as its signed document.
+        take_approval: keeps a member's signed approval; `CohortiumError` when it does not hold.
+        released: of a plan, by the digits of its digest: what its run released, by file name; None while there is none.
+    """
+
+    proposals: Callable[[], list[bytes]]
+    take_approval: Callable[[bytes], None]
+    released: Callable[[str], dict[str, bytes] | None]
+
+
+class Gate:
+    """The gate, from construction until `close`.
+
+    Args:
+        host, port: where it listens; port 0 takes a free one.
+        context: of the server: requires certificates of the federation's authority.
+        superlink: base address of the SuperLink on loopback.
+        trusted: trusts the SuperLink's certificate.
+        keys: transport public keys of members whose enrolment stands now, as Flower writes them (PEM).
+        board: proposals, approvals and results.
+        registry: where its counters go.
+
+    Raises:
+        OutputError: the port is in use.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext,
+        superlink: str,
+        trusted: ssl.SSLContext,
+        keys: Callable[[], frozenset[bytes]],
+        board: Noticeboard,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._keys, self._board = keys, board
+        self._requests = Counter("cohortium_gate_requests", "Requests", ["path", "outcome"], registry=registry)
+        self._back = httpx.AsyncClient(base_url=superlink, verify=trusted, timeout=60.0)
+        routes = [Route(f"/v1/fleet/{path}", self._forward, methods=["POST"]) for path in FLEET_PATHS]
+        routes += [
+            Route("/v1/cohortium/proposals", self._proposals, methods=["GET"]),
+            Route("/v1/cohortium/approvals", self._approvals, methods=["POST"]),
+            Route("/v1/cohortium/released/{plan}", self._released, methods=["GET"]),
+        ]
+        config = uvicorn.Config(
+            Starlette(routes=routes),
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=512,
+            timeout_keep_alive=30,
+            h11_max_incomplete_event_size=1 << 16,
+            ssl_context_factory=lambda _config, _default: context,
+        )
+        self._server = uvicorn.Server(config)
+        try:
+            socket = config.bind_socket()
+        except SystemExit as error:  # uvicorn's way to say that the port is in use
+            raise OutputError(
+                "the port is in use, or not ours to use",
+                place=f"gate {host}:{port}",
+                fix="choose another one by --listen, or end what uses it",
+            ) from error
+        self.port: int = socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._server.run, args=([socket],), name="gate", daemon=True)
+        self._thread.start()
+
+    @property
+    def listening(self) -> bool:
+        """Whether it takes connections."""
+        return self._server.started and self._thread.is_alive()
+
+    def close(self) -> None:
+        """End connections and stop."""
+        self._server.should_exit = True
+        self._thread.join(timeout=10)
+
+    async def _forward(self, request: Request) -> Response:
+        """A request of a member's SuperNode, as it is; no other header and no other path goes through."""
+        path = request.url.path.rpartition("/")[2]
+        if not await self._is_member(request):
+            return self._refuse(path, "stranger", 401)
+        body = await _body(request, MAX_BODY)
+        if body is None:
+            return self._refuse(path, "oversized", 413)
+        headers = {name: value for name, value in request.headers.items() if name.startswith(_PASSED_ON)}
+        try:
+            answer = await self._back.post(request.url.path, content=body, headers=headers)
+        except httpx.HTTPError:
+            return self._refuse(path, "no-superlink", 503)
+        self._requests.labels(path, "forwarded" if answer.is_success else "failed").inc()
+        kept = {name: value for name, value in answer.headers.items() if name.startswith(_PASSED_ON)}
+        return Response(answer.content, answer.status_code, kept)
+
+    async def _proposals(self, request: Request) -> Response:
+        if not await self._is_member(request):
+            return self._refuse("proposals", "stranger", 401)
+        documents = await run_in_threadpool(self._board.proposals)
+        self._requests.labels("proposals", "answered").inc()
+        return JSONResponse([document.decode() for document in documents])
+
+    async def _approvals(self, request: Request) -> Response:
+        if not await self._is_member(request):
+            return self._refuse("approvals", "stranger", 401)
+        body = await _body(request, MAX_NOTICE)
+        if body is None:
+            return self._refuse("approvals", "oversized", 413)
+        try:
+            await run_in_threadpool(self._board.take_approval, body)
+        except CohortiumError as error:
+            tell(_log, "an approval was not taken", logging.WARNING, problem=str(error))
+            return self._refuse("approvals", "refused", 422)
+        self._requests.labels("approvals", "taken").inc()
+        return JSONResponse({"taken": True})
+
+    async def _released(self, request: Request) -> Response:
+        if not await self._is_member(request):
+            return self._refuse("released", "stranger", 401)
+        plan = str(request.path_params["plan"])
+        if len(plan) != 64 or set(plan) - set("0123456789abcdef"):
+            return self._refuse("released", "malformed", 404)
+        files = await run_in_threadpool(self._board.released, plan)
+        if files is None:
+            return self._refuse("released", "nothing", 404)
+        self._requests.labels("released", "answered").inc()
+        return JSONResponse({name: data.hex() for name, data in files.items()})
+
+    async def _is_member(self, request: Request) -> bool:
+        """Whether the key that the request is said to be of belongs to a member; the SuperLink checks the signature."""
+        try:
+            key = b64decode(request.headers.get(_KEY_HEADER, ""), validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        return key in await run_in_threadpool(self._keys)
+
+    def _refuse(self, path: str, outcome: str, status: int) -> Response:
+        self._requests.labels(path if path in FLEET_PATHS or path in _OURS else "other", outcome).inc()
+        if outcome in ("stranger", "oversized"):
+            tell(_log, "a request was refused", logging.WARNING, path=path, outcome=outcome)
+        return Response(status_code=status)
+
+
+async def _body(request: Request, most: int) -> bytes | None:
+    """The body, or None as soon as it is larger than that."""
+    said = request.headers.get("content-length", "0")
+    if not said.isdigit() or int(said) > most:
+        return None
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                return None
+    except ClientDisconnect:
+        return None
+    return bytes(body)

@@ -1,0 +1,199 @@
+"""The coordinator's SuperLink: Flower's own program as a child on loopback, which never outlives its parent.
+
+`python -m cohortium.server.superlink PARENT COMMAND...` becomes COMMAND after asking the kernel to be ended with its
+parent (prctl(2), PR_SET_PDEATHSIG). The parent adopts whatever its children leave behind (PR_SET_CHILD_SUBREAPER), so
+that at its end it finds and ends every process of Flower's, whichever of them was killed before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from cohortium.server.control import SUPERLINK_FILE
+from cohortium.study.errors import OutputError
+
+__all__ = ["COORDINATOR_FOLDER", "SuperLink"]
+
+COORDINATOR_FOLDER = "COHORTIUM_COORDINATOR"
+"""Environment variable by which the server app finds the coordinator's folder."""
+
+_HOST = "127.0.0.1"
+_PDEATHSIG, _SUBREAPER = 1, 36  # prctl(2)
+_START_SECONDS, _STOP_SECONDS = 60.0, 10.0
+_SILENCE = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class SuperLink:
+    """A SuperLink from construction until `close`.
+
+    Args:
+        folder: of the coordinator; its state is kept in `flower/`, what it prints in `flower/superlink.log`.
+        environment: more variables for it and for the server apps that it starts.
+
+    Raises:
+        OutputError: it did not come up.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        _prctl(_SUBREAPER, 1)
+        self._folder, self._run, home = folder, folder / "run", folder / "flower"
+        home.mkdir(mode=0o700, exist_ok=True)
+        shutil.rmtree(self._run, ignore_errors=True)
+        self._run.mkdir(mode=0o700)
+        certificate = _make_certificate(self._run)
+        self.context = ssl.create_default_context(cadata=certificate)
+        self.address = f"{_HOST}:{_free_port()}"
+        binaries = Path(sys.executable).parent
+        command = [str(binaries / "flower-superlink"), *self._arguments(home)]
+        path = os.pathsep.join([str(binaries), os.environ.get("PATH", "")])
+        ours = {COORDINATOR_FOLDER: str(folder.resolve()), "FLWR_HOME": str(home.resolve()), "PATH": path}
+        with open(home / "superlink.log", "ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "cohortium.server.superlink", str(os.getpid()), *command],
+                env={**os.environ, **_SILENCE, **environment, **ours},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+        said = {"address": self.address, "certificate": certificate, "pid": self._child.pid}
+        (folder / SUPERLINK_FILE).write_text(json.dumps(said), encoding="utf-8")
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """End it and every process it started, also those that were left behind."""
+        (self._folder / SUPERLINK_FILE).unlink(missing_ok=True)
+        if self.running:
+            self._child.terminate()
+            try:
+                self._child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        _end_children()
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    def _arguments(self, home: Path) -> list[str]:
+        files = {name: str(self._run / f"superlink.{name}") for name in ("crt", "key")}
+        return [
+            *("--ssl-certfile", files["crt"], "--ssl-keyfile", files["key"], "--ssl-ca-certfile", files["crt"]),
+            *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+            *("--database", str(home / "superlink.sqlite")),
+            *("--host", _HOST, "--port", self.address.rpartition(":")[2]),
+        ]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self.running:
+            try:
+                if httpx.get(f"https://{self.address}/health", verify=self.context, timeout=2).is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise OutputError(
+            "Flower's SuperLink did not come up",
+            place=str(self._folder / "flower" / "superlink.log"),
+            fix="its last lines say why",
+        )
+
+
+def _make_certificate(folder: Path) -> str:
+    """A certificate for loopback and its key, for one life of one process; the certificate in PEM."""
+    key, now = ec.generate_private_key(ec.SECP384R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cohortium coordinator, loopback")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(_HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA384())
+        .public_bytes(Encoding.PEM)
+    )
+    (folder / "superlink.crt").write_bytes(certificate)
+    with open(os.open(folder / "superlink.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate.decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind((_HOST, 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _end_children() -> None:
+    """End every child of this process, and theirs as they become ours."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while (left := _children()) and time.monotonic() < deadline + 5:
+        how = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
+        for child in left:
+            _signal(child, how)
+        time.sleep(0.1)
+        _reap()
+
+
+def _children() -> list[int]:
+    tasks = Path(f"/proc/{os.getpid()}/task")
+    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+
+
+def _signal(pid: int, how: signal.Signals) -> None:
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OutputError(os.strerror(ctypes.get_errno()), place=f"prctl {option}", fix="run it on Linux")
+
+
+def _become(parent: int, command: list[str]) -> None:
+    """Turn into a program that ends when its parent does."""
+    _prctl(_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(1)  # it has ended already
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])
