@@ -23,7 +23,7 @@ from cohortium.governance.consent import (
     import_signals,
     purpose_term,
 )
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import LawfulBasis
 
@@ -240,7 +240,7 @@ def _opened(node: Path, create: bool = False) -> Iterator[ConsentStore]:
     file = node / STORE_FILE
     if not node.is_dir():
         raise DataError("is no folder", place=str(node), fix="name a node's state folder")
-    if not create and not file.is_file():
+    if not create and not has_store(file):
         raise DataError(
             "the node has no consent store",
             place=str(file),

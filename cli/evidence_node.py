@@ -15,7 +15,7 @@ from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.log import LogReader
 from cohortium.governance.review import Case, ReviewStore, Signed
 from cohortium.governance.rules import Facts
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.validation import suggestion
@@ -84,7 +84,7 @@ def find_approval(node: NodeEvidence, named: str) -> Approval:
 def log_entries(node: NodeEvidence) -> list[Mapping[str, Any]]:
     """The entries of the node's audit log, oldest first; `DataError` for one that was altered."""
     path = node.folder / LOG_FILE
-    if not path.is_file():
+    if not has_store(path):
         raise DataError("holds no audit log", place=str(node.folder), fix="put the node's log back")
     engine = open_store(path, create=False, read_only=True)
     try:
@@ -97,7 +97,7 @@ def log_entries(node: NodeEvidence) -> list[Mapping[str, Any]]:
 def review_cases(node: NodeEvidence) -> list[tuple[Case, tuple[Signed, ...]]]:
     """The node's cases, each with its statements; none where nothing was ever put before reviewers."""
     path = node.folder / REVIEW_FILE
-    if not path.is_file():
+    if not has_store(path):
         return []
     engine = open_store(path, create=False)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,12 @@ from rich.table import Table
 
 from cohortium.client.node import NodeIdentity
 from cohortium.privacy.accounting import budget_for
+from cohortium.privacy.ledger import TABLES as LEDGER_TABLES
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.outlook import Preview, Statement, differences, preview, statement
 from cohortium.privacy.replay import replay
 from cohortium.privacy.sharing import NoiseShare
+from cohortium.privacy.store_forms import sqlite_copy
 from cohortium.study.errors import DataError
 from cohortium.study.plans import load_plan
 
@@ -97,7 +100,12 @@ def verify(
     """
     identity = _identity(folder)
     lifetime = budget_for(identity.lifetime_epsilon, identity.lifetime_delta)
-    again = replay(folder / "node.sqlite", identity.institution, (lifetime.mu2, lifetime.tv))
+    tables = LEDGER_TABLES.sorted_tables
+    with (
+        tempfile.TemporaryDirectory(prefix="cohortium-") as scratch,
+        sqlite_copy(folder / "node.sqlite", Path(scratch), tables) as file,
+    ):
+        again = replay(file, identity.institution, (lifetime.mu2, lifetime.tv))
     findings = list(again.findings)
     if not findings:
         with _opened(folder) as (_, ledger):

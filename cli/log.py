@@ -35,7 +35,7 @@ from cohortium.governance.log import (
     quorum_for,
     verify_log,
 )
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.charter import Charter, load_charter
 from cohortium.study.errors import DataError, OutputError
 
@@ -287,7 +287,7 @@ def _keep(folder: Path, charter: Path, file: Path) -> None:
 
 @contextmanager
 def _opened(folder: Path, *, read_only: bool = False) -> Iterator[Engine]:
-    if not (folder / _FILE).is_file():
+    if not has_store(folder / _FILE):
         raise DataError("holds no audit log", place=str(folder), fix="name the folder of a node or of the coordinator")
     store = open_store(folder / _FILE, create=False, read_only=read_only)
     try:

@@ -38,7 +38,7 @@ from cohortium.governance.review import (
     sign_statement,
     write_reviewer_key,
 )
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.charter import (
     Charter,
     Function,
@@ -477,7 +477,7 @@ def _institution(node: Path) -> str:
 def _opened(node: Path, *, create: bool = False) -> Iterator[ReviewStore]:
     _institution(node)
     path = node / REVIEW_FILE
-    if not create and not path.is_file():
+    if not create and not has_store(path):
         raise DataError("no case was opened here", place=str(node), fix="open one with `cohortium review open`")
     engine = open_store(path)
     try:

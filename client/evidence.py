@@ -31,8 +31,9 @@ from cohortium.governance.evidence.pack_parts import (
 from cohortium.governance.log import LogQuorum, quorum_for
 from cohortium.governance.review import PARTS, ReviewStore, export_case, read_identity
 from cohortium.privacy.accounting import budget_for
-from cohortium.privacy.ledger import Ledger, open_store
+from cohortium.privacy.ledger import Ledger
 from cohortium.privacy.release import consent_opening
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import Charter
 from cohortium.study.errors import DataError, RefusedError
@@ -156,7 +157,7 @@ def _review_documents(
 ) -> list[Source]:
     """Cases with their statements and the four documents that they are about: all, or those about some decisions."""
     path = folder / REVIEW_FILE
-    if not path.exists():
+    if not has_store(path):
         return []
     engine = open_store(path, read_only=True)
     stack.callback(engine.dispose)

@@ -19,7 +19,8 @@ from cohortium.governance.consent import REASONS, Cohort, ConsentStore, OpenBank
 from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, pack_names, read_pack
 from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent
 from cohortium.privacy.gate import Counted
-from cohortium.privacy.ledger import Ledger, open_store
+from cohortium.privacy.ledger import Ledger
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import Charter
@@ -312,7 +313,7 @@ def cohort_of(plan: Plan, declared: Governance | None, stage: Stage) -> Cohort:
 def open_consent(folder: Path) -> ConsentStore | None:
     """The consent store in a node's folder; None where there is none."""
     path = folder / CONSENT_FILE
-    return ConsentStore(open_store(path, create=False)) if path.exists() else None
+    return ConsentStore(open_store(path, create=False)) if has_store(path) else None
 
 
 def refusal(decision: Decision, most: int = 3) -> str:

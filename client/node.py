@@ -143,6 +143,8 @@ class PlanGate:
         approval = self._store.approved(plan)
         if approval is None:
             raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
+        if approval.ended:
+            raise RefusedError("the plan was approved before this node was restored", fix="agree on a new one")
         if self._today() > approval.plan.expires:
             raise RefusedError("the plan has expired", fix="agree on a new one")
         return approval

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from itertools import groupby
@@ -40,10 +39,13 @@ from cohortium.governance.obligations import (
     parts_of,
     state_at,
 )
+from cohortium.governance.obligations.register import TABLES as OBLIGATION_TABLES
 from cohortium.governance.review import read_identity
 from cohortium.governance.rules import Duty, Pack
 from cohortium.privacy.accounting import budget_for
-from cohortium.privacy.ledger import Ledger, Reservation, open_store
+from cohortium.privacy.ledger import Ledger, Reservation
+from cohortium.privacy.store_forms import copy_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.bundle import load_bundle
 from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError
 from cohortium.study.lookalike_plan import LookalikePlan
@@ -460,7 +462,7 @@ def _governance(records: NodeRecords, now: datetime) -> Iterator[NodeGovernance]
             raise RefusedError("the plan is not approved here", fix="approve its digest after reading it")
         return found
 
-    if not (records.folder / LOG_FILE).is_file():
+    if not has_store(records.folder / LOG_FILE):
         raise DataError(
             "the audit log is missing", place=str(records.folder / LOG_FILE), fix="put back the newest copy"
         )
@@ -606,25 +608,12 @@ def _register(folder: Path, now: datetime, *, dry_run: bool = False) -> Iterator
     with ExitStack() as stack:
         if dry_run:
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cohortium-"))) / OBLIGATIONS_FILE
-            if path.is_file():
-                _copied(path, copy)
+            if has_store(path):
+                copy_store(path, copy, OBLIGATION_TABLES.sorted_tables)
             path = copy
         engine = open_store(path)
         stack.callback(engine.dispose)
         yield ObligationRegister(engine, lambda: now)
-
-
-def _copied(path: Path, copy: Path) -> None:
-    engine = open_store(path, read_only=True)
-    try:
-        with closing(sqlite3.connect(copy)) as made:
-            source = engine.raw_connection()
-            try:
-                source.driver_connection.backup(made)  # type: ignore[union-attr] # of sqlite3
-            finally:
-                source.close()
-    finally:
-        engine.dispose()
 
 
 def _consent(folder: Path, stack: ExitStack) -> ConsentStore | None:

@@ -34,6 +34,8 @@ from cohortium.client.onboarding.sources import OpenSource, open_source
 from cohortium.models.seed_choice import SeedRule
 from cohortium.models.seed_doctor import ADVISED_SEEDS, LEAST_SEEDS
 from cohortium.privacy.randomness import fresh_key
+from cohortium.privacy.store_forms import drop_leftovers
+from cohortium.privacy.stores import folder_of
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import DataError, RefusedError
@@ -42,6 +44,7 @@ from cohortium.study.validation import suggestion
 __all__ = [
     "MOST_EXPORTED_SHARE",
     "MOST_SEED_SHARE",
+    "TABLES",
     "PeopleFilter",
     "SeedCounts",
     "SeedList",
@@ -68,11 +71,11 @@ _ABSENT = ""  # version in the use of a plan that found no list
 _LINES_AT_ONCE = 100_000
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
-_metadata = MetaData()
+TABLES = MetaData()
 
 _lists = Table(
     "seed_lists",
-    _metadata,
+    TABLES,
     Column("name", String, primary_key=True),
     Column("version", String, nullable=False),
     Column("added_at", String, nullable=False),
@@ -83,7 +86,7 @@ _lists = Table(
 
 _members = Table(
     "seed_members",
-    _metadata,
+    TABLES,
     Column("name", String, primary_key=True),
     Column("chunk", Integer, primary_key=True),
     Column("ids", LargeBinary, nullable=False),
@@ -91,7 +94,7 @@ _members = Table(
 
 _uses = Table(
     "seed_uses",
-    _metadata,
+    TABLES,
     Column("name", String, primary_key=True),
     Column("plan", String, primary_key=True),
     Column("version", String, nullable=False),
@@ -99,7 +102,7 @@ _uses = Table(
 )
 
 _salt = Table(
-    "seed_salt", _metadata, Column("only", Integer, primary_key=True), Column("salt", LargeBinary, nullable=False)
+    "seed_salt", TABLES, Column("only", Integer, primary_key=True), Column("salt", LargeBinary, nullable=False)
 )
 
 
@@ -261,7 +264,7 @@ class SeedStore:
         self._store = store
         self._consent = consent
         self._policy = policy
-        _metadata.create_all(store)
+        TABLES.create_all(store)
 
     def add(
         self,
@@ -419,12 +422,7 @@ class SeedStore:
         Returns:
             False while another process reads: then the log stays until the last process closes the database.
         """
-        connection = self._store.raw_connection()  # not within a transaction
-        try:
-            busy, *_pages = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        finally:
-            connection.close()
-        return not busy
+        return drop_leftovers(self._store, _members)
 
     def _present(self, name: str) -> SeedList:
         """The list of that name; `RefusedError` when there is none, or its members are gone."""
@@ -463,10 +461,9 @@ class SeedStore:
         made_of = canonical_bytes({"version": version, "model": model, "name": name, "rates": rule.rates.tolist()})
         return hashlib.blake2b(made_of, key=secret, person=b"seed draw", digest_size=32).digest()
 
-    def _folder(self) -> Path | None:
-        """Where the database is: ids that spill to disk stay as private as the database."""
-        path = self._store.url.database
-        return Path(path).resolve().parent if path and path != ":memory:" else None
+    def _folder(self) -> Path:
+        """The node's: ids that spill to disk stay as private as its keys."""
+        return folder_of(self._store).resolve()
 
     def _read(
         self,

@@ -6,10 +6,24 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Boolean, Column, Engine, Integer, LargeBinary, MetaData, String, Table, insert, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from cohortium.governance.rules import Decision, Facts
 from cohortium.models.preflight import preflight
+from cohortium.privacy.store_forms import Form, open_form
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
@@ -17,13 +31,15 @@ from cohortium.study.errors import RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 
-__all__ = ["Approval", "NodeStore"]
+__all__ = ["TABLES", "Approval", "NodeStore", "Restored"]
 
-_metadata = MetaData()
+TABLES = MetaData()
+
+_header = Table("node_header", TABLES, Column("schema", String, primary_key=True))
 
 _approvals = Table(
     "approvals",
-    _metadata,
+    TABLES,
     Column("plan", String, primary_key=True),
     Column("approved_at", String, nullable=False),
     Column("document", LargeBinary, nullable=False),
@@ -32,7 +48,7 @@ _approvals = Table(
 
 _decisions = Table(
     "decisions",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("recorded_at", String, nullable=False),
     Column("plan", String, nullable=False),
@@ -43,13 +59,60 @@ _decisions = Table(
     Column("facts", LargeBinary),
 )
 
+_ended = Table(
+    "ended_plans", TABLES, Column("plan", String, primary_key=True), Column("ended_at", String, nullable=False)
+)
+
+_restores = Table(
+    "restores",
+    TABLES,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("restored_at", String, nullable=False),
+    Column("made_at", String, nullable=False),
+    Column("confirmed_at", String),
+    Column("witnesses", String),
+)
+
+_FORM = Form(
+    "cohortium.node-store",
+    2,
+    "node's database",
+    _header,
+    TABLES,
+    "point at the state folder of a node",
+    steps={1: ()},  # there was no header, and nobody was restored
+    alone=False,
+    headerless=1,
+)
+
 
 @dataclass(frozen=True)
 class Approval:
-    """A plan that an institution answers, and the federation in which it does."""
+    """A plan that an institution answers, and the federation in which it does.
+
+    Args:
+        plan, charter: what was approved.
+        ended: whether it was approved before the node was restored from a backup: it is not answered any more.
+    """
 
     plan: Plan
     charter: Charter
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Restored:
+    """That a node was put back from a backup.
+
+    Args:
+        restored_at: when (UTC, ISO 8601).
+        made_at: when the backup was made.
+        confirmed_at: when others' checkpoints showed that nothing was lost; None before.
+    """
+
+    restored_at: str
+    made_at: str
+    confirmed_at: str | None
 
 
 class NodeStore:
@@ -58,7 +121,8 @@ class NodeStore:
     def __init__(self, store: Engine) -> None:
         self._store = store
         self._read: dict[str, Approval] = {}  # approvals neither change nor go away
-        _metadata.create_all(store)
+        with store.begin() as connection:
+            open_form(connection, _FORM, str(store.url.database))
 
     def approve(self, plan: Plan, contract: Contract, charter: Charter) -> None:
         """Record that this institution answers questions of this very plan, within that very federation.
@@ -86,10 +150,11 @@ class NodeStore:
         if digest not in self._read:
             with self._store.begin() as connection:
                 row = connection.execute(select(_approvals).where(_approvals.c.plan == digest)).first()
+                ended = connection.execute(select(_ended.c.plan).where(_ended.c.plan == digest)).first() is not None
             if row is None:
                 return None
             plan, charter = parse_plan(json.loads(row.document)), parse_charter(json.loads(row.charter))
-            self._read[digest] = Approval(plan, charter)
+            self._read[digest] = Approval(plan, charter, ended)
         return self._read[digest]
 
     def plans(self) -> tuple[str, ...]:
@@ -97,6 +162,35 @@ class NodeStore:
         query = select(_approvals.c.plan).order_by(_approvals.c.approved_at, _approvals.c.plan)
         with self._store.begin() as connection:
             return tuple(connection.execute(query).scalars())
+
+    def restored(self) -> Restored | None:
+        """The last time that this node was put back from a backup; None when it never was."""
+        columns = _restores.c.restored_at, _restores.c.made_at, _restores.c.confirmed_at
+        with self._store.begin() as connection:
+            row = connection.execute(select(*columns).order_by(_restores.c.sequence.desc()).limit(1)).first()
+        return None if row is None else Restored(*row)
+
+    def mark_restored(self, made_at: str) -> None:
+        """Write down that the node was put back from a backup of that time, and end every plan that was approved.
+
+        What a run had said and signed since the backup is forgotten, so that none of them can go on.
+        """
+        now = _now()
+        with self._store.begin() as connection:
+            sequence = connection.execute(select(func.count()).select_from(_restores)).scalar_one() + 1
+            row = {"sequence": sequence, "restored_at": now, "made_at": made_at}
+            connection.execute(insert(_restores).values(**row))
+            going = select(_approvals.c.plan).where(_approvals.c.plan.not_in(select(_ended.c.plan)))
+            for plan in connection.execute(going).scalars().all():
+                connection.execute(insert(_ended).values(plan=plan, ended_at=now))
+        self._read.clear()
+
+    def confirm_restored(self, witnesses: tuple[str, ...]) -> None:
+        """Write down that these witnesses know nothing of this node that it lacks."""
+        with self._store.begin() as connection:
+            open_ = _restores.c.confirmed_at.is_(None)
+            said = {"confirmed_at": _now(), "witnesses": json.dumps(sorted(witnesses))}
+            connection.execute(update(_restores).where(open_).values(**said))
 
     def keep_decision(
         self, plan: str, subject: str, decision: str, *, admitted: bool, documents: tuple[Decision, Facts] | None

@@ -23,6 +23,7 @@ __all__ = [
     "Form",
     "append_only",
     "copy_rows",
+    "copy_store",
     "disk_is_full",
     "drop_leftovers",
     "keeps_last_number",
@@ -52,6 +53,7 @@ class Form:
         steps: for each earlier version that is still known, the statements that make the next one of it. Tables that
             are missing afterwards are made.
         alone: whether nothing else may be where it is begun.
+        headerless: the version of a store that has some of the tables, and no header.
     """
 
     schema: str
@@ -62,6 +64,7 @@ class Form:
     fix: str
     steps: Mapping[int, Sequence[str]] = field(default_factory=dict)
     alone: bool = True
+    headerless: int | None = None
 
     @property
     def name(self) -> str:
@@ -89,15 +92,18 @@ def open_form(connection: Connection, form: Form, place: str, **values: Any) -> 
         connection.execute(insert(form.header).values(schema=form.name, **values))
         return True
     foreign = DataError(f"is no {form.what} of this version", place=place, fix=form.fix)
-    if form.header.name not in found:
+    if form.header.name not in found and (form.headerless is None or not found & own):
         raise foreign
-    told = list(connection.scalars(select(form.header.c.schema)))
+    if form.header.name not in found:
+        told = [f"{form.schema}/{form.headerless}"]
+    else:
+        told = list(connection.scalars(select(form.header.c.schema)))
     schema, _, number = str(told[0]).rpartition("/") if len(told) == 1 else ("", "", "")
     if schema != form.schema or not number.isdecimal():
         raise foreign
     if int(number) > form.version:
         raise DataError(
-            f"was written by a later version of this package ({told[0]}; this one knows {form.name})",
+            f"was written by a later version of this package ({told[0]}; this version knows {form.name})",
             place=place,
             fix="install that version, or a later one",
         )
@@ -124,7 +130,8 @@ def _migrate(connection: Connection, form: Form, version: int, place: str, forei
     guarded = _GUARD in form.header.info
     if guarded:
         _unguard(form.header, connection)
-    connection.execute(update(form.header).values(schema=form.name))
+    if not connection.execute(update(form.header).values(schema=form.name)).rowcount:
+        connection.execute(insert(form.header).values(schema=form.name))
     if guarded:
         _guard(form.header, connection)
     _log.warning(
@@ -288,14 +295,47 @@ def _number_on(source: Connection, target: Connection, table: Table) -> None:
             target.execute(text("SELECT setval(:serial, :last)"), {"serial": serial, "last": last})
 
 
-@contextmanager
-def sqlite_copy(path: Path, scratch: Path, tables: MetaData) -> Iterator[Path]:
-    """The store of a folder as an SQLite file: its own, or a copy of one state of it that goes when the block ends.
+def copy_store(path: Path, copy: Path, tables: Sequence[Table]) -> None:
+    """Write one state of a store, which others may go on using, into a new SQLite file.
 
     Args:
         path: as for `open_store`.
+        copy: the file to be made.
+        tables: what a store in PostgreSQL holds; an SQLite file is copied whole.
+
+    Raises:
+        DataError: as `open_store`.
+    """
+    source, target = open_store(path, read_only=True), open_sqlite(copy, copy.parent, create=True, read_only=False)
+    try:
+        if source.dialect.name == "sqlite":
+            _backed_up(source, target)
+            return
+        with source.begin() as reading, target.begin() as writing:
+            for metadata in dict.fromkeys(table.metadata for table in tables):
+                metadata.create_all(writing)
+            copy_rows(reading, writing, tables)
+    finally:
+        source.dispose()
+        target.dispose()
+
+
+def _backed_up(source: Engine, target: Engine) -> None:
+    reading, writing = source.raw_connection(), target.raw_connection()
+    try:
+        reading.driver_connection.backup(writing.driver_connection)  # type: ignore[union-attr] # of sqlite3
+    finally:
+        reading.close()
+        writing.close()
+
+
+@contextmanager
+def sqlite_copy(path: Path, scratch: Path, tables: Sequence[Table]) -> Iterator[Path]:
+    """The store of a folder as an SQLite file: its own, or a copy of one state of it that goes when the block ends.
+
+    Args:
+        path, tables: as for `copy_store`.
         scratch: a private folder for the copy.
-        tables: what to copy.
 
     Raises:
         DataError: as `open_store`.
@@ -305,14 +345,7 @@ def sqlite_copy(path: Path, scratch: Path, tables: MetaData) -> Iterator[Path]:
         yield path if url is None else Path(str(url.database))
         return
     copy = scratch / path.name
-    source, target = open_store(path, read_only=True), open_sqlite(copy, scratch, create=True, read_only=False)
-    try:
-        with source.begin() as reading, target.begin() as writing:
-            tables.create_all(writing)
-            copy_rows(reading, writing, tables.sorted_tables)
-    finally:
-        source.dispose()
-        target.dispose()
+    copy_store(path, copy, tables)
     try:
         yield copy
     finally:

@@ -21,7 +21,7 @@ from cohortium.governance.report import (
     ReviewFacts,
 )
 from cohortium.governance.review import ReviewStore
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.charter import Charter
 from cohortium.study.plan import Plan
 
@@ -100,7 +100,7 @@ def _log(folder: Path, charter: Charter, name: str) -> LogFacts:
 
 def _reviews(folder: Path, charter: Charter, now: datetime) -> tuple[ReviewFacts, ...]:
     path = folder / REVIEW_FILE
-    if not path.exists():
+    if not has_store(path):
         return ()
     with ExitStack() as stack:
         engine = open_store(path, create=False)

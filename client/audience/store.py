@@ -46,13 +46,13 @@ from cohortium.governance.report.bands import size_band
 from cohortium.privacy.randomness import fresh_key
 from cohortium.study.errors import Defect, OutputError, RefusedError
 
-__all__ = ["Audience", "AudienceStore", "ExportRecord", "Snapshot", "fresh_audience_id"]
+__all__ = ["TABLES", "Audience", "AudienceStore", "ExportRecord", "Snapshot", "fresh_audience_id"]
 
-_metadata = MetaData()
+TABLES = MetaData()
 
 _audiences = Table(
     "audiences",
-    _metadata,
+    TABLES,
     Column("audience", String, primary_key=True),
     Column("name", String, nullable=False),
     Column("reason", String),
@@ -75,7 +75,7 @@ _audiences = Table(
 
 _exports = Table(
     "audience_exports",
-    _metadata,
+    TABLES,
     Column("audience", String, primary_key=True),
     Column("destination", String, primary_key=True),
     Column("sequence", Integer, primary_key=True),
@@ -216,7 +216,7 @@ class AudienceStore:
             make_folder(folder)
         except OSError as error:
             raise OutputError("cannot be made", place=str(folder), fix="check permissions") from error
-        _metadata.create_all(store)
+        TABLES.create_all(store)
 
     def origin(self) -> ScoresOrigin:
         """The node and its customers as they are now; errors as `client.lookalike.records.NodeRecords.origin`."""

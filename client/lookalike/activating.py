@@ -42,7 +42,7 @@ from cohortium.governance.review import (
     standing,
 )
 from cohortium.governance.rules import Decision, Facts
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.errors import RefusedError
 from cohortium.study.model import LookalikeModel, Model
@@ -128,7 +128,7 @@ class GovernedActivation:
     ) -> tuple[Case, FairnessResult, Standing, str]:
         """The approved case of the audience, its audit, how it stands, and the digest of its last statement."""
         path = self.folder / REVIEW_FILE
-        if not path.exists():
+        if not has_store(path):
             raise RefusedError("no audience is before the reviewers", place=_PLACE, fix=_OPEN)
         engine = open_store(path, create=False)
         try:

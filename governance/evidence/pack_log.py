@@ -23,7 +23,7 @@ from cohortium.governance.log import (
 )
 from cohortium.governance.log.merkle import EMPTY_ROOT, consistency_ranges, inclusion_ranges, node_hash
 from cohortium.governance.log.store import kept_rows
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.errors import DataError
 
 __all__ = ["HeldLog", "read_log"]
@@ -105,7 +105,7 @@ def read_log(path: Path, key: Ed25519PrivateKey) -> HeldLog:
         DataError: there is no log, or it was altered.
         RefusedError: it no longer holds what an earlier checkpoint committed to.
     """
-    if not path.is_file():
+    if not has_store(path):
         raise DataError("holds no audit log", place=str(path), fix="give the folder of a party that took part in a run")
     store = open_store(path, create=False, read_only=True)
     try:

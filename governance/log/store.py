@@ -10,7 +10,6 @@ leaves; they are never trusted when a log is verified.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    event,
     func,
     insert,
     inspect,
@@ -38,23 +36,25 @@ from cohortium.governance.log.joined import LogFile
 from cohortium.governance.log.leaf import Leaf, fresh_leaf, parse_leaf
 from cohortium.governance.log.merkle import Frontier, consistency_ranges, inclusion_ranges, leaf_hash
 from cohortium.governance.log.note import Note, Signer, parse_note
+from cohortium.privacy.store_forms import Form, append_only, disk_is_full, open_form
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, RefusedError
 
 __all__ = [
     "BLOCK",
     "LOG_SCHEMA",
+    "TABLES",
     "AuditLog",
     "KeptRows",
     "LogEntry",
     "LogReader",
-    "append_only",
     "database_errors",
     "kept_rows",
     "log_origin_of",
 ]
 
-LOG_SCHEMA = "cohortium.log/1"
-"""The form of the file; another one is refused."""
+_VERSION = 1
+LOG_SCHEMA = f"cohortium.log/{_VERSION}"
+"""The form of the file; a later one is refused."""
 
 BLOCK = 256
 """Leaves under one stored root."""
@@ -62,13 +62,13 @@ BLOCK = 256
 _CHUNK = 4096
 _IN_QUERY = 500
 
-_metadata = MetaData()
+TABLES = MetaData()
 
-_header = Table("log_header", _metadata, Column("schema", String, primary_key=True), Column("origin", String))
+_header = Table("log_header", TABLES, Column("schema", String, primary_key=True), Column("origin", String))
 
 _entries = Table(
     "log_entries",
-    _metadata,
+    TABLES,
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("key", String, unique=True),
     Column("leaf", LargeBinary, nullable=False),
@@ -77,43 +77,25 @@ _entries = Table(
 
 _blocks = Table(
     "log_blocks",
-    _metadata,
+    TABLES,
     Column("block", Integer, primary_key=True, autoincrement=False),
     Column("root", LargeBinary, nullable=False),
 )
 
 _checkpoints = Table(
     "log_checkpoints",
-    _metadata,
+    TABLES,
     Column("size", Integer, primary_key=True, autoincrement=False),
     Column("note", String, nullable=False),
 )
 
 _cosigned = Table(
     "log_cosigned",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("size", Integer, nullable=False, index=True),
     Column("note", String, nullable=False),
 )
-
-
-def append_only(table: Table, unless: str | None = None) -> None:
-    """Give a table, when it is made in SQLite, triggers that refuse to update and to delete.
-
-    Args:
-        table: which.
-        unless: in SQL, when a new row is refused; without it SQLite's INSERT OR REPLACE could still replace rows.
-    """
-    kinds = [("UPDATE", ""), ("DELETE", ""), *([("INSERT", f"WHEN {unless}")] if unless else [])]
-
-    @event.listens_for(table, "after_create")
-    def _guard(_table: Table, connection: Connection, **_options: object) -> None:
-        for kind, condition in kinds if connection.dialect.name == "sqlite" else []:
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER {table.name}_no_{kind.lower()} BEFORE {kind} ON {table.name} {condition} "
-                "BEGIN SELECT RAISE(ABORT, 'this table is append-only'); END"
-            )
 
 
 append_only(_header, "EXISTS (SELECT 1 FROM log_header)")
@@ -121,6 +103,16 @@ append_only(_entries, "NEW.position <> (SELECT COALESCE(MAX(position) + 1, 0) FR
 append_only(_blocks, "NEW.block <> (SELECT COALESCE(MAX(block) + 1, 0) FROM log_blocks)")
 append_only(_checkpoints, "EXISTS (SELECT 1 FROM log_checkpoints WHERE size >= NEW.size)")
 append_only(_cosigned, "NEW.sequence <> (SELECT COALESCE(MAX(sequence) + 1, 0) FROM log_cosigned)")
+
+_FORM = Form(
+    "cohortium.log",
+    _VERSION,
+    "audit log",
+    _header,
+    TABLES,
+    "name the log of a node, and use the version that wrote it",
+    alone=False,
+)
 
 
 # made once: SQLAlchemy takes longer to build such a statement than SQLite to answer it
@@ -327,9 +319,7 @@ class AuditLog(LogReader):
         if signer.verifier.name != origin:
             raise Defect("a log is signed under its own name")
         with database_errors(store), store.begin() as connection:
-            if _header.name not in inspect(connection).get_table_names():
-                _metadata.create_all(connection)
-                connection.execute(insert(_header).values(schema=LOG_SCHEMA, origin=origin))
+            open_form(connection, _FORM, str(store.url.database), origin=origin)
         super().__init__(store)
         if self.origin != origin:
             raise DataError(
@@ -503,7 +493,7 @@ def _same_entry(key: str, earlier: bytes, leaf: Leaf) -> None:
 
 
 def _origin(connection: Connection, store: LogFile) -> str:
-    missing = {table.name for table in _metadata.tables.values()} - set(inspect(connection).get_table_names())
+    missing = {table.name for table in TABLES.tables.values()} - set(inspect(connection).get_table_names())
     rows = [] if missing else [tuple(row) for row in connection.execute(select(_header))]
     if len(rows) != 1 or rows[0][0] != LOG_SCHEMA:
         raise DataError(
@@ -522,8 +512,7 @@ def database_errors(store: LogFile) -> Iterator[None]:
     except CohortiumError:
         raise
     except DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        full = code == sqlite3.SQLITE_FULL
+        full = disk_is_full(error)
         raise OutputError(
             "the disk is full; nothing was written, nothing earlier is lost"
             if full

@@ -17,7 +17,7 @@ from cohortium.governance.log.leaf import parse_leaf
 from cohortium.governance.log.merkle import Frontier, leaf_hash
 from cohortium.governance.log.note import Verifier
 from cohortium.governance.log.store import BLOCK, KeptRows, kept_rows
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.errors import DataError
 
 __all__ = ["Finding", "LogReport", "verify_log"]
@@ -81,7 +81,7 @@ def verify_log(log: Engine | Path, verifier: Verifier, *, notes: Sequence[str] =
     held = [open_checkpoint(note, verifier)[0] for note in notes]
     if isinstance(log, Engine):
         return _verified(kept_rows(log), verifier, held)
-    if not log.is_file():
+    if not has_store(log):
         raise DataError("the audit log is missing", place=str(log), fix="put back the newest copy")
     store = open_store(log, read_only=True)
     try:

@@ -17,18 +17,19 @@ from cohortium.governance.log.checkpoint import Checkpoint, parse_checkpoint
 from cohortium.governance.log.joined import LogFile
 from cohortium.governance.log.merkle import EMPTY_ROOT, verify_consistency
 from cohortium.governance.log.note import Cosigner, CosignerVerifier, Note, Signature, Verifier, parse_note
-from cohortium.governance.log.store import append_only, database_errors
+from cohortium.governance.log.store import database_errors
+from cohortium.privacy.store_forms import append_only
 from cohortium.study.errors import DataError, RefusedError
 
-__all__ = ["Known", "ProofFailedError", "SizeConflictError", "Witness", "WitnessError", "known_logs"]
+__all__ = ["TABLES", "Known", "ProofFailedError", "SizeConflictError", "Witness", "WitnessError", "known_logs"]
 
 _MAX_PROOF = 63
 
-_metadata = MetaData()
+TABLES = MetaData()
 
 _seen = Table(
     "witness_checkpoints",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("origin", String, nullable=False, index=True),
     Column("size", Integer, nullable=False),
@@ -118,7 +119,7 @@ class Witness:
         self._seconds = seconds
         self.name = name
         with database_errors(store), store.begin() as connection:
-            _metadata.create_all(connection)
+            TABLES.create_all(connection)
 
     @property
     def verifier(self) -> CosignerVerifier:

@@ -25,11 +25,9 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
     insert,
-    inspect,
     select,
 )
 
-from cohortium.governance.log.store import append_only
 from cohortium.governance.obligations.obligation import (
     Closure,
     Extension,
@@ -42,33 +40,33 @@ from cohortium.governance.obligations.obligation import (
     parts_of,
 )
 from cohortium.governance.rules import Decision, Duty
+from cohortium.privacy.store_forms import Form, append_only, open_form
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.validation import suggestion
 
-__all__ = ["DECLARED", "ObligationRegister", "one_line"]
+__all__ = ["DECLARED", "TABLES", "ObligationRegister", "one_line"]
 
 DECLARED = "declared"
 """The source of events that people tell."""
 
-_SCHEMA = "cohortium.obligations/1"
 _MOST = 512
 _PLANNED = frozenset({"audit", "board_report", "offer", "price", "retraining", "round"})
 
-_metadata = MetaData()
+TABLES = MetaData()
 
-_header = Table("obligations_header", _metadata, Column("schema", String, primary_key=True))
+_header = Table("obligations_header", TABLES, Column("schema", String, primary_key=True))
 
 _decisions = Table(
     "decisions",
-    _metadata,
+    TABLES,
     Column("digest", String, primary_key=True),
     Column("document", LargeBinary, nullable=False),
 )
 
 _duties = Table(
     "duties",
-    _metadata,
+    TABLES,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("rule", String, nullable=False, index=True),
     Column("plan", String, nullable=False),
@@ -79,7 +77,7 @@ _duties = Table(
 
 _occurrences = Table(
     "occurrences",
-    _metadata,
+    TABLES,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("kind", String, nullable=False),
     Column("at", String, nullable=False),
@@ -91,7 +89,7 @@ _occurrences = Table(
 
 _obligations = Table(
     "obligations",
-    _metadata,
+    TABLES,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("occurrence", Integer, ForeignKey(_occurrences.c.number), nullable=False),
     Column("duty", Integer, ForeignKey(_duties.c.number), nullable=False),
@@ -102,7 +100,7 @@ _obligations = Table(
 
 _extensions = Table(
     "extensions",
-    _metadata,
+    TABLES,
     Column("obligation", Integer, ForeignKey(_obligations.c.number), primary_key=True, autoincrement=False),
     Column("units", Integer, nullable=False),
     Column("by", String, nullable=False),
@@ -112,7 +110,7 @@ _extensions = Table(
 
 _closures = Table(
     "closures",
-    _metadata,
+    TABLES,
     Column("obligation", Integer, ForeignKey(_obligations.c.number), primary_key=True, autoincrement=False),
     Column("by", String, nullable=False),
     Column("at", String, nullable=False),
@@ -130,6 +128,15 @@ append_only(_obligations, "NEW.number <> (SELECT COUNT(*) + 1 FROM obligations)"
 append_only(_extensions, "EXISTS (SELECT 1 FROM extensions WHERE obligation = NEW.obligation)")
 append_only(_closures, "EXISTS (SELECT 1 FROM closures WHERE obligation = NEW.obligation)")
 
+_FORM = Form(
+    "cohortium.obligations",
+    1,
+    "register of obligations",
+    _header,
+    TABLES,
+    "put back the newest copy, or use the version that wrote it",
+)
+
 
 class ObligationRegister:
     """The obligations of one institution.
@@ -146,16 +153,7 @@ class ObligationRegister:
         self._store = store
         self._now = now if now is not None else _utc_now
         with store.begin() as connection:
-            found = set(inspect(connection).get_table_names())
-            if not found:
-                _metadata.create_all(connection)
-                connection.execute(insert(_header).values(schema=_SCHEMA))
-            elif _header.name not in found or list(connection.scalars(select(_header.c.schema))) != [_SCHEMA]:
-                raise DataError(
-                    "is no register of obligations of this version",
-                    place=str(store.url.database),
-                    fix="put back the newest copy, or use the version that wrote it",
-                )
+            open_form(connection, _FORM, str(store.url.database))
 
     # --- duties -------------------------------------------------------------------------------------------------------
 

@@ -25,11 +25,9 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
     insert,
-    inspect,
     select,
 )
 
-from cohortium.governance.log.store import append_only
 from cohortium.governance.review.case import PARTS, Case, Part, Subject, document_digest
 from cohortium.governance.review.standing import (
     Standing,
@@ -39,28 +37,27 @@ from cohortium.governance.review.standing import (
     standing,
 )
 from cohortium.governance.review.statement import Signed, parse_signed
+from cohortium.privacy.store_forms import Form, append_only, open_form
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import Charter
 from cohortium.study.errors import DataError, RefusedError
 
-__all__ = ["ReviewStore", "require_approved"]
+__all__ = ["TABLES", "ReviewStore", "require_approved"]
 
-_SCHEMA = "cohortium.review-store/1"
+TABLES = MetaData()
 
-_metadata = MetaData()
-
-_header = Table("review_header", _metadata, Column("schema", String, primary_key=True))
+_header = Table("review_header", TABLES, Column("schema", String, primary_key=True))
 
 _documents = Table(
     "review_documents",
-    _metadata,
+    TABLES,
     Column("digest", String, primary_key=True),
     Column("document", LargeBinary, nullable=False),
 )
 
 _cases = Table(
     "review_cases",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("name", String, nullable=False, unique=True),
     Column("digest", String, nullable=False, unique=True),
@@ -73,7 +70,7 @@ _cases = Table(
 
 _statements = Table(
     "review_statements",
-    _metadata,
+    TABLES,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("name", String, nullable=False, index=True),
     Column("digest", String, nullable=False, unique=True),
@@ -86,6 +83,8 @@ append_only(_header, "EXISTS (SELECT 1 FROM review_header)")
 append_only(_documents, "EXISTS (SELECT 1 FROM review_documents WHERE digest = NEW.digest)")
 append_only(_cases, "NEW.sequence <> (SELECT COUNT(*) FROM review_cases)")
 append_only(_statements, "NEW.sequence <> (SELECT COUNT(*) FROM review_statements)")
+
+_FORM = Form("cohortium.review-store", 1, "review store", _header, TABLES, "name review.sqlite")
 
 
 class ReviewStore:
@@ -102,12 +101,7 @@ class ReviewStore:
         self._engine = engine
         self._place = str(engine.url.database)
         with engine.begin() as connection:
-            found = set(inspect(connection).get_table_names())
-            if not found:
-                _metadata.create_all(connection)
-                connection.execute(insert(_header).values(schema=_SCHEMA))
-            elif _header.name not in found or list(connection.scalars(select(_header.c.schema))) != [_SCHEMA]:
-                raise DataError("is no review store of this version", place=self._place, fix="name review.sqlite")
+            open_form(connection, _FORM, self._place)
 
     def open(self, case: Case, documents: Mapping[Part, Mapping[str, Any]]) -> None:
         """Keep a new case with its documents. The same case again changes nothing.
