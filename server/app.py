@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -26,7 +27,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.model import EncoderModel, Model
 from cohortium.study.plan import Plan
 
-__all__ = ["StudyOrder", "make_server_app"]
+__all__ = ["StudyOrder", "conduct", "make_server_app"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class StudyOrder:
         expected: institutions to wait for before the first question.
         timeout: seconds to wait for connections and for the answers to one question.
         base: for a campaign, the encoder's model that its plan names.
+        members: see `server.federation.Gathering`; of the grid that reaches them.
     """
 
     plan: Plan
@@ -48,6 +50,7 @@ class StudyOrder:
     expected: int
     timeout: float = 600.0
     base: Model[EncoderModel] | None = None
+    members: Callable[[Grid], Mapping[int, str]] | None = None
 
 
 def make_server_app(
@@ -70,14 +73,22 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, _context: Context) -> None:
-        preflight(order.plan, order.contract, order.charter)
-        gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout)
-        federation = _journaled(grid, gathering, store, log)
-        released = run_study(order.plan, order.contract, order.run, federation, progress, order.base)
-        federation.close(released.digest)
-        deliver(released)
+        deliver(conduct(grid, order, store, log, progress))
 
     return app
+
+
+def conduct(
+    grid: Grid, order: StudyOrder, store: OnceStore, log: AuditLog, progress: Callable[[Asked], None]
+) -> Released:
+    """Run a study over a grid, to its last cosignature; the arguments are those of `make_server_app`."""
+    preflight(order.plan, order.contract, order.charter)
+    members = None if order.members is None else partial(order.members, grid)
+    gathering = Gathering(order.plan, order.charter, order.run, order.expected, order.timeout, members)
+    federation = _journaled(grid, gathering, store, log)
+    released = run_study(order.plan, order.contract, order.run, federation, progress, order.base)
+    federation.close(released.digest)
+    return released
 
 
 def _journaled(grid: Grid, gathering: Gathering, store: OnceStore, log: AuditLog) -> WitnessedFederation:

@@ -275,6 +275,8 @@ class Gathering:
         run: 32 hexadecimal digits.
         expected: how many institutions to wait for before the first question: no run silently begins on a subset.
         timeout: seconds to wait, for them to connect and for every wave of messages.
+        members: which institution is at which node, as the transport has authenticated them; None where it does not, in
+            simulations.
     """
 
     plan: Plan
@@ -282,6 +284,7 @@ class Gathering:
     run: str
     expected: int
     timeout: float = 600.0
+    members: Callable[[], Mapping[int, str]] | None = None
 
 
 def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: AuditLog) -> WitnessedFederation:
@@ -299,6 +302,7 @@ def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: A
     """
     plan, timeout = gathering.plan, gathering.timeout
     nodes = _connected(grid, gathering)
+    known = None if gathering.members is None else gathering.members()
     named: dict[str, int] = {}
 
     def ask(requests: Mapping[str, WitnessRequest]) -> dict[str, WitnessReply]:
@@ -312,7 +316,7 @@ def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: A
     for node, reply in _send(grid, "query.witness", dict.fromkeys(nodes, hello), timeout).items():
         news = _log_reply(reply)
         name = None if news is None else _tolerate(partial(witnesses.who, news))
-        if name is not None:
+        if name is not None and (known is None or known.get(node) == name):
             named[name] = node
     witnesses.members = tuple(named)
     witnesses.exchange()
@@ -335,8 +339,12 @@ def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: A
 
 
 def _connected(grid: Grid, gathering: Gathering) -> list[int]:
+    def connected() -> list[int]:
+        here = sorted(grid.get_node_ids())
+        return here if gathering.members is None else sorted(set(here) & set(gathering.members()))
+
     deadline = time.monotonic() + gathering.timeout
-    nodes = sorted(grid.get_node_ids())
+    nodes = connected()
     while len(nodes) < gathering.expected:
         if time.monotonic() > deadline:
             raise RefusedError(
@@ -344,7 +352,7 @@ def _connected(grid: Grid, gathering: Gathering) -> list[int]:
                 fix="start the missing nodes, or expect fewer",
             )
         time.sleep(_POLL_SECONDS)  # the grid offers no way to be told
-        nodes = sorted(grid.get_node_ids())
+        nodes = connected()
     return nodes
 
 
