@@ -136,6 +136,14 @@ def test_a_signature_of_another_key_under_the_right_charter_is_refused(make_prop
         opened(forged.to_bytes())
 
 
+def test_the_coordinator_signs_no_charter_that_names_another(make_proposal: MakeProposal, charter: Charter) -> None:
+    theirs = parse_charter({**charter.to_json(), "coordinator": public("mallory")})
+    proposal = make_proposal(charter=theirs)
+    mixed = SignedProposal(proposal=proposal, signature=private("coordinator").sign(proposal.signable()).hex())
+    with pytest.raises(RefusedError, match="not signed by the coordinator"):
+        opened(mixed.to_bytes())
+
+
 def test_a_proposal_of_another_federation_is_refused(make_proposal: MakeProposal) -> None:
     with pytest.raises(RefusedError, match="another federation"):
         opened(signed(make_proposal()), federation="other")
