@@ -29,6 +29,7 @@ __all__ = [
     "keeps_last_number",
     "last_number",
     "open_form",
+    "refuse_changes",
     "sqlite_copy",
 ]
 
@@ -148,6 +149,7 @@ def _migrate(connection: Connection, form: Form, version: int, place: str, forei
 
 _GUARD = "cohortium_append_only"
 _REFUSAL = "this table is append-only"
+_RAISE = f"RAISE EXCEPTION '{_REFUSAL}' USING ERRCODE = 'integrity_constraint_violation'"
 
 
 def append_only(table: Table, unless: str | None = None) -> None:
@@ -174,13 +176,18 @@ def _guard(table: Table, connection: Connection) -> None:
                 f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
             )
         return
-    refuse = f"RAISE EXCEPTION '{_REFUSAL}' USING ERRCODE = 'integrity_constraint_violation'"
-    _function(connection, f"{name}_kept", f"{refuse}; RETURN NULL;")
+    refuse_changes(table, connection)
+    if unless:
+        _function(connection, f"{name}_new", f"IF {unless} THEN {_RAISE}; END IF; RETURN NEW;")
+        _trigger(connection, f"{name}_no_insert", "BEFORE INSERT", name, "ROW", f"{name}_new")
+
+
+def refuse_changes(table: Table, connection: Connection) -> None:
+    """Give a PostgreSQL table triggers that refuse to update, to delete and to truncate."""
+    name = table.name
+    _function(connection, f"{name}_kept", f"{_RAISE}; RETURN NULL;")
     for kind, each in (("UPDATE", "ROW"), ("DELETE", "ROW"), ("TRUNCATE", "STATEMENT")):
         _trigger(connection, f"{name}_no_{kind.lower()}", f"BEFORE {kind}", name, each, f"{name}_kept")
-    if unless:
-        _function(connection, f"{name}_new", f"IF {unless} THEN {refuse}; END IF; RETURN NEW;")
-        _trigger(connection, f"{name}_no_insert", "BEFORE INSERT", name, "ROW", f"{name}_new")
 
 
 def _unguard(table: Table, connection: Connection) -> None:

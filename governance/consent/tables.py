@@ -1,13 +1,12 @@
-"""The tables of the consent store; triggers keep what is only ever added to.
-
-On a database other than SQLite, grant the node no UPDATE and no DELETE on `APPEND_ONLY`: that does the same.
-"""
+"""The tables of the consent store; triggers keep what is only ever added to."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import sqlalchemy as sa
+
+from cohortium.privacy.store_forms import refuse_changes
 
 __all__ = ["APPEND_ONLY", "insert_all", "metadata", "packed", "top"]
 
@@ -111,9 +110,10 @@ APPEND_ONLY = (documents, events, erasures, rounds, obligations, closures)
 
 
 def _keep(_target: object, connection: sa.Connection, **_more: object) -> None:
-    if connection.dialect.name != "sqlite":
-        return
     for table in APPEND_ONLY:
+        if connection.dialect.name != "sqlite":
+            refuse_changes(table, connection)
+            continue
         for act in ("UPDATE", "DELETE"):
             connection.exec_driver_sql(
                 f"CREATE TRIGGER no_{act.lower()}_of_{table.name} BEFORE {act} ON {table.name} "
@@ -128,12 +128,14 @@ def insert_all(connection: sa.Connection, table: sa.Table, rows: list[tuple[Any,
     """Insert rows, their values in the order of the table's columns."""
     if not rows:
         return
-    statement = sa.insert(table).compile(dialect=connection.dialect)
-    if statement.positional:
-        connection.exec_driver_sql(str(statement), rows)
-    else:
-        names = [column.name for column in table.columns]
-        connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(str(sa.insert(table).compile(dialect=connection.dialect)), rows)
+        return
+    cursor = connection.connection.cursor()
+    names = ", ".join(column.name for column in table.columns)
+    with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copying:
+        for row in rows:
+            copying.write_row(row)
 
 
 def top(connection: sa.Connection, column: sa.Column[int]) -> int:
