@@ -150,7 +150,7 @@ def measure_door(repetitions: int) -> dict[str, Any]:
         contract = matrix_contract()
         nodes = []
         for index in range(INSTITUTIONS):
-            create_node(Path(folder) / str(index), NodeIdentity(institution=f"i{index}"), contract)
+            create_node(Path(folder) / str(index), NodeIdentity(institution=f"i{index}", simulation=True), contract)
             nodes.append(open_node(Path(folder) / str(index), institution(index)))
             stack.callback(nodes[-1].close)
         client = make_client_app(lambda context: nodes[int(context.node_config["partition-id"])])

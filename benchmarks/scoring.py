@@ -142,7 +142,7 @@ def make_node(folder: Path, agreed: Contract) -> None:
         }
     )
     assert isinstance(plan, LookalikePlan)
-    create_node(folder, NodeIdentity(institution="north"), agreed)
+    create_node(folder, NodeIdentity(institution="north", simulation=True), agreed)
     with open_records(folder) as records:
         records.approvals.approve(plan, agreed, charter)
         ids = np.array([f"c{i:09d}" for i in range(10 * SEEDS)])

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cohortium.client.lookalike import REVIEW_FILE, case_documents, open_records
-from cohortium.client.node import NodeIdentity
+from cohortium.client.node import NodeIdentity, read_key
 from cohortium.governance.fairness import load_fairness
 from cohortium.governance.review import (
     PARTS,
@@ -33,7 +33,6 @@ from cohortium.governance.review import (
     open_case,
     parse_case_file,
     read_document,
-    read_identity,
     read_reviewer_key,
     sign_statement,
     write_reviewer_key,
@@ -48,6 +47,7 @@ from cohortium.study.charter import (
     prove_possession,
 )
 from cohortium.study.errors import DataError, OutputError, PlanError, RefusedError
+from cohortium.study.keys import password_in
 from cohortium.study.validation import suggestion
 
 __all__ = ["PASSWORD", "app"]
@@ -137,7 +137,7 @@ def key_enrol(
             place=str(request),
             fix="have that institution vouch for its reviewer",
         )
-    reviewer = enrol_reviewer(agreed.name, asked, read_identity(node / "identity.pem"))
+    reviewer = enrol_reviewer(agreed.name, asked, read_key(node))
     agreed.with_reviewers([reviewer])
     entry = reviewer.model_dump(mode="json")
     if as_json:
@@ -457,10 +457,7 @@ def _parse_request(path: Path) -> Reviewer:
 def _password(file: Path | None, *, confirm: bool = False) -> str:
     """From a file, the environment or a prompt; never from an argument, which other users of the machine could see."""
     if file is not None:
-        try:
-            return _read(file).decode().partition("\n")[0].removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise DataError("is not UTF-8 text", place=str(file), fix="write the password on its first line") from error
+        return password_in(file)
     if (given := os.environ.get(PASSWORD)) is not None:
         return given
     return str(typer.prompt("password", hide_input=True, confirmation_prompt=confirm, err=True))

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from cohortium.client.lookalike.activating import REVIEW_FILE
-from cohortium.client.node import NodeIdentity
+from cohortium.client.node import NodeIdentity, read_key
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.witnessing import LOG_FILE
 from cohortium.governance.evidence.pack import Source
@@ -29,7 +29,7 @@ from cohortium.governance.evidence.pack_parts import (
     party_folder,
 )
 from cohortium.governance.log import LogQuorum, quorum_for
-from cohortium.governance.review import PARTS, ReviewStore, export_case, read_identity
+from cohortium.governance.review import PARTS, ReviewStore, export_case
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger
 from cohortium.privacy.release import consent_opening
@@ -41,7 +41,7 @@ from cohortium.study.plan import Plan
 
 __all__ = ["NodePart", "node_part"]
 
-_DATABASE, _KEY = "node.sqlite", "identity.pem"
+_DATABASE = "node.sqlite"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def node_part(folder: Path, wanted: Collection[str] | None = None) -> NodePart:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError("holds no node of this version", place=str(folder), fix="name a node's state folder") from error
-    key = read_identity(folder / _KEY)
+    key = read_key(folder)
     with ExitStack() as stack:
         database = open_store(folder / _DATABASE, read_only=True)
         stack.callback(database.dispose)

@@ -3,7 +3,7 @@
 A node's state folder:
 
     node.json        who it is and its lifetime budget
-    identity.pem     its Ed25519 private key, whose public half the charter pins
+    identity.pem     its Ed25519 private key, whose public half the charter pins; encrypted, but in simulations
     node.sqlite      ledger, replies, approvals, decisions, state of secure sums
     log.sqlite       its audit log, and what it cosigned of others'
     consent.sqlite   what its customers agreed to, where it keeps consent here
@@ -16,7 +16,6 @@ A node's state folder:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -25,13 +24,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Engine
 
 from cohortium.client.governing import NodeGovernance, open_consent
 from cohortium.client.onboarding.store import load_protected_table
 from cohortium.client.people import AuditModels, PlanPeople
+from cohortium.client.restored import require_confirmed, require_ledger_of_log
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.sums import NodeSums
@@ -40,13 +39,23 @@ from cohortium.models.catalogue import build_query
 from cohortium.models.studies import question_terms
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.gate import Terms
+from cohortium.privacy.keypairs import fresh_identity
 from cohortium.privacy.ledger import Ledger, open_store
-from cohortium.privacy.randomness import BitSource, fresh_key
+from cohortium.privacy.randomness import BitSource
 from cohortium.privacy.release import Door
 from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, DataError, OutputError, RefusedError
+from cohortium.study.keys import (
+    encrypted_pem,
+    find_password,
+    plain_pem,
+    read_identity_file,
+    read_plain_identity,
+    require_private_folder,
+    write_whole,
+)
 from cohortium.study.plan import MAX_EPSILON, Plan
 from cohortium.study.question import PlanQuestion, QuestionHeader, SumMessage
 from cohortium.study.software import installed_software
@@ -62,12 +71,10 @@ __all__ = [
     "check_software",
     "create_node",
     "identity_key",
-    "new_key",
     "open_books",
     "open_node",
     "read_contract",
     "read_key",
-    "write_whole",
 ]
 
 
@@ -251,11 +258,18 @@ def check_software(plan: Plan, *, simulation: bool) -> None:
         )
 
 
-def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> None:
+def create_node(folder: Path, identity: NodeIdentity, contract: Contract, password: str | None = None) -> None:
     """Make a node's state folder, readable by its owner alone; a folder that already has a node is left as it is.
+
+    Args:
+        folder: where.
+        identity: of the node.
+        contract: its tables are read by.
+        password: of its identity key; found by `study.keys.find_password` when left out. A simulation's node has none.
 
     Raises:
         OutputError: the folder belongs to a node of another name, budget or contract.
+        DataError: no password, or one that is too short.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     begun = (folder / "node.json").exists()
@@ -275,22 +289,15 @@ def create_node(folder: Path, identity: NodeIdentity, contract: Contract) -> Non
         return
     # node.json comes last: a folder that has one has everything, and a ledger that is gone is missed, not made anew
     if not (folder / _KEY).exists():
-        write_whole(folder / _KEY, new_key())
+        key = fresh_identity()
+        if identity.simulation:
+            write_whole(folder / _KEY, plain_pem(key))
+        else:
+            write_whole(folder / _KEY, encrypted_pem(key, password or find_password(new=True), str(folder / _KEY)))
     database = open_store(folder / _DATABASE)
     Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta)).close()
     for name, text in documents.items():
         write_whole(folder / name, text.encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Whole or not at all, for its owner alone: a killed process leaves no half of a node."""
-    staged = path.with_name(f".{path.name}.partial")
-    staged.unlink(missing_ok=True)
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)
 
 
 def open_node(
@@ -298,6 +305,7 @@ def open_node(
     people: CustomerTable,
     bits: BitSource | None = None,
     protected: Callable[[], CustomerTable] | None = None,
+    password: str | None = None,
 ) -> Node:
     """Open a node on its customer table.
 
@@ -306,14 +314,16 @@ def open_node(
         people: the institution's customer table.
         bits: source of noise; the operating system's CSPRNG by default.
         protected: reads the protected features, for audits alone; from the folder's own file by default.
+        password: of its identity key, as `read_key`.
 
     Raises:
         DataError: no node there, one that this version cannot read, or one whose ledger is gone.
+        RefusedError: the node was restored and is not confirmed, or its ledger is behind its audit log.
     """
     try:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
         contract = read_contract(folder)
-        key = read_key(folder)
+        key = read_key(folder, password)
     except OSError as error:
         raise DataError("holds no node", place=str(folder), fix="create it first") from error
     except ValueError as error:  # pydantic's included
@@ -369,10 +379,18 @@ def open_books(folder: Path, identity: NodeIdentity, database: Engine, key: Ed25
 
     Raises:
         DataError: a book that this version cannot read, or a ledger that is gone.
+        RefusedError: the node was restored and is not confirmed, or its ledger is behind its audit log.
     """
-    store = NodeStore(database)
+    try:
+        store = NodeStore(database)
+        require_confirmed(store, folder)
+        lifetime = budget_for(identity.lifetime_epsilon, identity.lifetime_delta)
+        ledger = Ledger(database, identity.institution, lifetime)
+        require_ledger_of_log(folder, ledger)
+    except BaseException:
+        database.dispose()
+        raise
     gate = PlanGate(store, store.admitted, simulation=identity.simulation)
-    ledger = Ledger(database, identity.institution, budget_for(identity.lifetime_epsilon, identity.lifetime_delta))
     log = NodeLog(folder, identity.institution, key, gate.approval)
     governance = NodeGovernance(
         folder,
@@ -388,23 +406,30 @@ def open_books(folder: Path, identity: NodeIdentity, database: Engine, key: Ed25
     return NodeBooks(store, gate, ledger, log, governance)
 
 
-def identity_key(folder: Path) -> str:
-    """The Ed25519 public key of the node in that folder, in hexadecimal: what a charter pins."""
-    return read_key(folder).public_key().public_bytes_raw().hex()
+def identity_key(folder: Path, password: str | None = None) -> str:
+    """The Ed25519 public key of the node in that folder, in hexadecimal: what a charter pins; errors as `read_key`."""
+    return read_key(folder, password).public_key().public_bytes_raw().hex()
 
 
-def read_key(folder: Path) -> Ed25519PrivateKey:
-    """The identity key of the node in that folder; `ValueError` when it is no Ed25519 key."""
-    key = load_pem_private_key((folder / _KEY).read_bytes(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError("not an Ed25519 key")
-    return key
+def read_key(folder: Path, password: str | None = None) -> Ed25519PrivateKey:
+    """The identity key of the node in that folder.
 
+    Args:
+        folder: from `create_node`.
+        password: of the key; found by `study.keys.find_password` when left out. A simulation's is not encrypted.
 
-def new_key() -> bytes:
-    """A fresh Ed25519 private key, PKCS #8 in PEM."""
-    key = Ed25519PrivateKey.from_private_bytes(fresh_key())
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    Raises:
+        OSError, ValueError: no node there, or one of another version.
+        DataError: a key or a folder that others may read, another password, or no key there.
+    """
+    simulation = NodeIdentity.model_validate_json((folder / "node.json").read_bytes()).simulation
+    place = folder / _KEY
+    if not place.is_file():
+        raise DataError("holds no node: its key is missing", place=str(place), fix="put it back from a backup")
+    if simulation:
+        return read_plain_identity(place, fix="use a new folder")
+    require_private_folder(folder)
+    return read_identity_file(place, password or find_password())
 
 
 def read_contract(folder: Path) -> Contract:

@@ -23,6 +23,7 @@ from cohortium.client.audience.recovery import recover_audience
 from cohortium.client.audience.work import SCRATCH
 from cohortium.client.governing import NodeGovernance, open_consent, read_governance, refusal
 from cohortium.client.lookalike import NodeRecords
+from cohortium.client.node import read_key
 from cohortium.client.seeds import SeedStore
 from cohortium.client.store import Approval
 from cohortium.client.witnessing import LOG_FILE, NodeLog
@@ -40,7 +41,6 @@ from cohortium.governance.obligations import (
     state_at,
 )
 from cohortium.governance.obligations.register import TABLES as OBLIGATION_TABLES
-from cohortium.governance.review import read_identity
 from cohortium.governance.rules import Duty, Pack
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, Reservation
@@ -70,7 +70,7 @@ OBLIGATIONS_FILE = "obligations.sqlite"
 LEFTOVER_HOURS = 24
 """What an interrupted command left is deleted when it is that old: a command at work writes more often."""
 
-_IDENTITY, _AUDIENCES, _MODELS = "identity.pem", "audiences", "models"
+_AUDIENCES, _MODELS = "audiences", "models"
 _EXPIRY = "model.expires_on"
 _WHOLE = "House rule: an export is whole or not at all"
 _SCRATCH_RULE = f"House limit: lists that spilled to disk go within {LEFTOVER_HOURS} hours"
@@ -468,7 +468,7 @@ def _governance(records: NodeRecords, now: datetime) -> Iterator[NodeGovernance]
         )
     identity = records.identity
     with ExitStack() as stack:
-        log = NodeLog(records.folder, identity.institution, read_identity(records.folder / _IDENTITY), approved)
+        log = NodeLog(records.folder, identity.institution, read_key(records.folder), approved)
         stack.callback(log.close)
         yield NodeGovernance(
             records.folder,

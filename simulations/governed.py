@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 
 from cohortium.client.governing import CONSENT_FILE, GOVERNANCE_FILE
-from cohortium.client.node import write_whole
 from cohortium.governance.consent import ConsentSignal, ConsentStore, Entry, FlagSignal, RecordTemplate
 from cohortium.governance.consent.signals import AnySignal
 from cohortium.privacy.ledger import open_store
+from cohortium.study.keys import write_whole
 
 __all__ = ["SimulatedGovernance"]
 

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flwr.serverapp import ServerApp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,9 +33,7 @@ from cohortium.client.node import (
     NodeIdentity,
     create_node,
     identity_key,
-    new_key,
     open_node,
-    write_whole,
 )
 from cohortium.client.onboarding import OnboardingReport, Source, load_customer_table, onboard
 from cohortium.client.witnessing import LOG_FILE
@@ -44,6 +41,7 @@ from cohortium.governance.log import COORDINATOR, AuditLog, Ed25519Signer, log_o
 from cohortium.governance.report import InstitutionFacts, StageTime
 from cohortium.models.preflight import preflight
 from cohortium.models.studies import check_feasible
+from cohortium.privacy.keypairs import fresh_identity
 from cohortium.privacy.ledger import open_store
 from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.server.app import StudyOrder, make_server_app
@@ -58,6 +56,7 @@ from cohortium.simulations.unsafe import PlainSums
 from cohortium.study.charter import CHARTER_SCHEMA, SIMULATION, Charter, Institution, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, PlanError, RefusedError
+from cohortium.study.keys import plain_pem, read_plain_identity, write_whole
 from cohortium.study.model import EncoderModel, Model
 from cohortium.study.plan import MAX_EPSILON, Plan
 
@@ -498,11 +497,8 @@ def coordinator_key(order: SimulationOrder) -> Ed25519PrivateKey:
     _make_folder(folder)
     path = folder / "coordinator.pem"
     if not path.exists():
-        write_whole(path, new_key())
-    key = load_pem_private_key(path.read_bytes(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise OutputError("is no Ed25519 key", place=str(path), fix="choose a new folder")
-    return key
+        write_whole(path, plain_pem(fresh_identity()))
+    return read_plain_identity(path, fix="choose a new folder")
 
 
 @contextmanager

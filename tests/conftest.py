@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node, write_whole
+from cohortium.client.node import Node, NodeIdentity, create_node, identity_key, open_node
 from cohortium.models.programme import Ask, NoisySum
 from cohortium.models.studies import question_terms
 from cohortium.privacy.query import SCALE, bounded_total
@@ -34,6 +34,7 @@ from cohortium.privacy.release import noise_scale
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
+from cohortium.study.keys import PASSWORD_FILE, write_whole
 from cohortium.study.plan import Plan
 from cohortium.study.question import Question, QuestionHeader
 from cohortium.study.segment_plan import SegmentPlan
@@ -223,6 +224,17 @@ def charter() -> Charter:
     members = [{"name": name, "region": "EU", "identity": public[name]} for name in REGIONS]
     document = {"schema": "cohortium.charter/1", "name": "small", "institutions": members}
     return parse_charter({**document, "quorum": {"witnesses": 0}})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def node_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The password of all nodes that are no simulation's; every process of a test finds it where operators put it."""
+    password = "four words of a test"
+    file = tmp_path_factory.mktemp("password") / "password"
+    file.write_text(password + "\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PASSWORD_FILE, str(file))
+        yield password
 
 
 def simulated(name: str, epsilon: float) -> NodeIdentity:

@@ -396,7 +396,7 @@ def test_a_typo_in_what_is_declared_is_named_and_the_node_not_opened(name: str, 
 
 
 def test_an_own_pack_binds_like_any_other(make_bank: Callable[..., Bank], tmp_path: Path) -> None:
-    (tmp_path / "bank" / "north").mkdir(parents=True)
+    (tmp_path / "bank" / "north").mkdir(parents=True, mode=0o700)
     (tmp_path / "bank" / "north" / "own.toml").write_text(OWN_PACK, encoding="utf-8")
     bank = make_bank(HOUSE.replace("packs = []", 'packs = []\nown_packs = ["own.toml"]'))
     assert "NORTH-EPS" in bank.refusal().message

@@ -642,7 +642,7 @@ def test_a_half_written_node_is_never_seen(
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr("cohortium.client.node.os.replace", dies)
+    monkeypatch.setattr("cohortium.study.keys.os.replace", dies)
     with pytest.raises(KeyboardInterrupt):
         create_node(tmp_path / "n", NodeIdentity(institution="n"), small_contract)
     monkeypatch.undo()

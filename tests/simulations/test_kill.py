@@ -234,7 +234,7 @@ class TestKilledWithinAStep:
         [
             ("cohortium.privacy.ledger Ledger.settle", "", 5, "before"),
             ("cohortium.privacy.ledger Ledger.settle", "", 5, "after"),
-            ("cohortium.client.node os.replace", ".node.json.partial", 2, "before"),
+            ("cohortium.study.keys os.replace", ".node.json.partial", 2, "before"),
             ("cohortium.simulations.run_folder os.replace", "institutions.json.partial", 1, "before"),
             ("cohortium.simulations.run_folder os.replace", "bundle.json.partial", 1, "before"),
             ("cohortium.client.scoring os.replace", "segments.partial", 2, "before"),

@@ -33,6 +33,7 @@ from cohortium.governance.review import (
     write_reviewer_key,
 )
 from cohortium.study.errors import DataError, OutputError
+from cohortium.study.keys import write_whole
 
 HARMLESS = {
     "use.solely_automated": False,
@@ -178,7 +179,7 @@ def test_a_password_is_neither_short_nor_cut(tmp_path: Path, password: str) -> N
 def test_what_is_no_encrypted_reviewer_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     plain = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(plain)
+    write_whole(path, plain)
     with pytest.raises(DataError, match="is no encrypted key"):
         read_reviewer_key(path, PASSWORD)
     assert read_identity(path).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == plain
