@@ -25,6 +25,7 @@ from cohortium.governance.log import (
     Witness,
     known_logs,
     load_proof,
+    log_origin,
     log_verifier,
     member_of,
     parse_checkpoint,
@@ -158,10 +159,14 @@ def witness(
     keep: Annotated[
         Path | None, typer.Option(help="A checkpoint of this node's own log with a cosignature, to be kept.")
     ] = None,
+    tell: Annotated[
+        str | None,
+        typer.Option(help="An institution: cosign anew the newest checkpoint of its log that this node knows."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the cosigned checkpoint.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Show what this node witnessed of other logs; cosign another log's checkpoint; keep what others cosigned.
+    """Show what this node witnessed of other logs; cosign another log's checkpoint; tell and keep what was cosigned.
 
     A run does this by itself with every question. By hand it serves a log whose node is out of reach. A checkpoint is
     cosigned only if it continues the one that this node cosigned last; a proof from another size is refused, and the
@@ -172,9 +177,12 @@ def witness(
       cohortium log witness state/west
       cohortium log witness state/west --charter charter.toml --cosign growth.json --out cosigned.txt
       cohortium log witness state/north --charter charter.toml --keep cosigned.txt
+      cohortium log witness state/west --charter charter.toml --tell north --out north-by-west.txt
     """
     if cosign is not None:
         _cosign(folder, _needed(charter, "--charter"), cosign, _needed(out, "--out"))
+    elif tell is not None:
+        _tell(folder, _needed(charter, "--charter"), tell, _needed(out, "--out"))
     elif keep is not None:
         _keep(folder, _needed(charter, "--charter"), keep)
     else:
@@ -270,6 +278,23 @@ def _cosign(folder: Path, charter: Path, file: Path, out: Path) -> None:
         line = here.cosign(origin, verifier, proof.old_size(verifier), proof.hashes, proof.new)
     _write(out, parse_note(proof.new).with_signatures(parse_signatures(line)).to_text().encode())
     typer.echo(f"{out}: cosigned {origin} at {_checkpoint(proof.new).size} entries")
+
+
+def _tell(folder: Path, charter: Path, institution: str, out: Path) -> None:
+    """What this node knows of another's log, as of now: whoever was restored shows by it that nothing is lost."""
+    agreed = load_charter(charter)
+    if institution not in [member.name for member in agreed.institutions]:
+        raise DataError("is no institution of the charter", place=institution, fix="name one of its institutions")
+    origin = log_origin(agreed.name, institution)
+    with _opened(folder) as store:
+        here = Witness(store, LogReader(store).origin, _key(folder))
+        known = here.known(origin)
+        if known is None:
+            raise DataError("this node has witnessed no such log", place=origin, fix="ask another institution")
+        size = known.checkpoint.size
+        line = here.cosign(origin, log_verifier(agreed, institution), size, [], known.note)
+    _write(out, parse_note(known.note).with_signatures(parse_signatures(line)).to_text().encode())
+    typer.echo(f"{out}: {origin} had {size} entries when it was last witnessed here")
 
 
 def _keep(folder: Path, charter: Path, file: Path) -> None:
