@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, StringConstraints
 
 from cohortium.client.store import Approval, NodeStore
-from cohortium.client.witnessing import NodeLog
 from cohortium.governance.consent import REASONS, Cohort, ConsentStore, OpenBanking, purpose_term
 from cohortium.governance.rules import Decision, Facts, Pack, Stage, evaluate, load_packs, pack_names, read_pack
 from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent
@@ -32,6 +31,7 @@ __all__ = [
     "CONSENT_FILE",
     "GOVERNANCE_FILE",
     "Governance",
+    "GovernedLog",
     "NodeGovernance",
     "cohort_of",
     "open_consent",
@@ -133,6 +133,18 @@ def read_governance(folder: Path) -> tuple[Governance, tuple[Pack, ...]] | None:
     return declared, load_packs(declared.packs, [read_pack(folder / name) for name in declared.own_packs])
 
 
+class GovernedLog(Protocol):
+    """What decisions need of an audit log; `client.witnessing.NodeLog` is one."""
+
+    def cosigners(self, plan: str) -> int:
+        """How many others cosigned the newest checkpoint that any of them did."""
+        ...
+
+    def record(self, key: str, entry: Mapping[str, str | int]) -> bytes:
+        """See `privacy.gate.AuditSink`."""
+        ...
+
+
 class NodeGovernance:
     """Decides for one node; the consent view of its door.
 
@@ -155,7 +167,7 @@ class NodeGovernance:
         store: NodeStore,
         approved: Callable[[str], Approval],
         ledger: Ledger,
-        log: NodeLog,
+        log: GovernedLog,
         consent: ConsentStore | None,
         *,
         simulation: bool,
