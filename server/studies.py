@@ -41,6 +41,7 @@ from cohortium.study.charter import Charter, load_charter
 from cohortium.study.contract import Contract
 from cohortium.study.document import Agreed, validated
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, RefusedError
+from cohortium.study.keys import write_whole
 from cohortium.study.model import EncoderModel, load_model
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
@@ -377,7 +378,9 @@ class Studies:
             return self._keep(run.model_copy(update={"flower": (*run.flower, flower), "changed_at": _now()}))
 
     def note(self, plan: str, state: RunState, problem: str | None = None) -> StudyRun:
-        """Write down what became of a run. What is released stays released, whatever is said afterwards.
+        """Write down what became of a run.
+
+        What is released stays released, whatever is said afterwards; what was stopped and then ends badly stays stopped.
 
         Args:
             plan: digest.
@@ -388,7 +391,7 @@ class Studies:
             run = self._begun(plan)
             if state == "running":
                 raise Defect("a run goes on by resuming it")
-            if run.state in (state, "released"):
+            if run.state in (state, "released") or (run.state, state) == ("stopped", "failed"):
                 return run
             line = None if problem is None else " ".join(problem.split())[:_MOST_PROBLEM]
             return self._keep(run.model_copy(update={"state": state, "changed_at": _now(), "problem": line}))
@@ -428,10 +431,13 @@ class Studies:
     def released(self, plan: str) -> list[tuple[str, bytes]]:
         """What a run released, by name; nothing before it has."""
         run = self.run(plan)
+        return [(path.name, path.read_bytes()) for path in self._released(plan, run)]
+
+    def _released(self, plan: str, run: StudyRun | None) -> list[Path]:
         if run is None or run.state != "released":
             return []
         folder = self._place(plan) / _RELEASED
-        return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
 
     def _require_ready(self, plan: str) -> None:
         proposal = self.proposal(plan)
@@ -473,7 +479,7 @@ class Studies:
     def status_of(self, plan: str) -> StudyStatus:
         """How one study stands; `RefusedError` when there is none."""
         proposal, approved, attempts = self.proposal(plan), self.approvals(plan), self.progress(plan)
-        asked = proposal.plan
+        asked, run = proposal.plan, self.run(plan)
         return StudyStatus(
             plan=plan,
             name=asked.name,
@@ -484,10 +490,10 @@ class Studies:
             needed=asked.min_institutions,
             approved=tuple(approved),
             missing=tuple(one.name for one in proposal.charter.institutions if one.name not in approved),
-            run=self.run(plan),
+            run=run,
             questions=sum(one.problem is None for one in attempts),
             last=attempts[-1] if attempts else None,
-            released=tuple(name for name, _ in self.released(plan)),
+            released=tuple(path.name for path in self._released(plan, run)),
         )
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -554,16 +560,9 @@ def _named(plan: str) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all, for its owner alone, on disk when it returns."""
-    staged = path.with_name(f".{path.name}.partial")
     with _named_failures(path):
         path.parent.mkdir(exist_ok=True, mode=0o700)
-        staged.unlink(missing_ok=True)
-        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-        _sync(path.parent)
+        write_whole(path, data)
 
 
 def _sync(folder: Path) -> None:

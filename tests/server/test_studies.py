@@ -370,6 +370,9 @@ def test_a_run_keeps_its_number_through_stop_and_failure(office: Office) -> None
         office.studies.begin(plan)
     assert office.studies.resume(plan).state == "running"
     assert office.studies.started(plan, 7).flower == (2**63 + 1, 7)
+    assert office.studies.note(plan, "stopped").state == "stopped"
+    assert office.studies.note(plan, "failed", "ended by the stop").state == "stopped"
+    office.studies.resume(plan)
     failed = office.studies.note(plan, "failed", "two\nlines " + "x" * 600)
     assert failed.problem is not None
     assert failed.problem.startswith("two lines x")
