@@ -380,7 +380,7 @@ class Studies:
     def note(self, plan: str, state: RunState, problem: str | None = None) -> StudyRun:
         """Write down what became of a run.
 
-        What is released stays released, whatever is said afterwards; what was stopped and then ends badly stays stopped.
+        What is released stays released whatever is said afterwards; what was stopped and then ends badly stays stopped.
 
         Args:
             plan: digest.
