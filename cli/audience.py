@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cohortium.cli.access import authorised
 from cohortium.client.audience import (
     Activation,
     ChosenAudience,
@@ -40,6 +41,7 @@ from cohortium.client.audience import (
 )
 from cohortium.client.audience.files import FORMATS, Format
 from cohortium.client.lookalike import AdmittedModel, NodeRecords, admit_model, approved_plan, open_records
+from cohortium.governance.access import Act
 from cohortium.governance.report.bands import SUPPRESSED
 from cohortium.study.errors import DataError, RefusedError
 
@@ -91,6 +93,7 @@ def preview_levels(
       cohortium audience preview state/north --scores scores.parquet --model lookalike.safetensors
       cohortium audience preview state/north --scores scores.parquet --cutoff 1.5 --suppress objections.csv
     """
+    authorised(node, Act.AUDIENCE_READ)
     with open_records(node) as records:
         levels = _levels(records, scores, model, level or [], cutoff or [])
         min_cell = _min_cell(records, scores)
@@ -142,6 +145,7 @@ def create_audience(
         --level balanced --name "spring campaign A" --suppress objections.csv --column customer_id
       cohortium audience create state/north --scores scores.parquet --cutoff 1.5 --name "spring campaign B"
     """
+    authorised(node, Act.AUDIENCE_CREATE, name)
     with open_records(node) as records:
         chosen_level = _one_level(records, scores, model, level, cutoff)
         made = create(
@@ -176,6 +180,7 @@ def refresh_audience(
     Example:
       cohortium audience refresh state/north aud-0123 --scores scores.parquet --suppress objections.csv
     """
+    authorised(node, Act.AUDIENCE_CREATE, audience)
     with open_records(node) as records:
         made = refresh(
             records.audiences(),
@@ -233,6 +238,7 @@ def export_audience(
       cohortium audience export state/north aud-0123 --out ads-2 --destination ads --withdrawals
       cohortium audience export state/north aud-0123 --out ads-3 --destination ads --removal
     """
+    authorised(node, Act.AUDIENCE_EXPORT, audience)
     chosen_format = _format(form)
     with open_records(node) as records:
         store = records.audiences()
@@ -265,6 +271,7 @@ def expire_audience(node: _Node, audience: _Audience, as_json: _Json = False) ->
     Example:
       cohortium audience expire state/north aud-0123
     """
+    authorised(node, Act.AUDIENCE_CREATE, audience)
     with open_records(node) as records:
         ended = expire(records.audiences(), audience)
     if as_json:
@@ -285,6 +292,7 @@ def list_all(node: _Node, as_json: _Json = False) -> None:
     Example:
       cohortium audience list state/north
     """
+    authorised(node, Act.AUDIENCE_READ)
     with open_records(node) as records:
         listed = list_audiences(records.audiences())
     if as_json:
@@ -317,6 +325,7 @@ def settle_export(
     Example:
       cohortium audience settle state/north aud-0123 --destination ads --outcome lost
     """
+    authorised(node, Act.AUDIENCE_EXPORT, audience)
     with open_records(node) as records:
         record = settle(records.audiences(), audience, destination, "delivered" if outcome == "delivered" else "lost")
     typer.echo("forgotten" if record is None else f"recorded: {destination} {record.sequence}")

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from cohortium.cli.access import authorised
 from cohortium.cli.progress import progress_printer
+from cohortium.governance.access import Act
 from cohortium.governance.consent import (
     PURPOSES,
     Cohort,
@@ -73,6 +75,7 @@ def import_file(
     Example:
       cohortium consent import state/north consents.csv --mapping consents.toml --rejects rejects.csv
     """
+    authorised(node, Act.CONSENT_CHANGE)
     say = progress_printer(quiet)
 
     def tell(counts: ImportCounts) -> None:
@@ -106,6 +109,7 @@ def withdraw(
       cohortium consent withdraw state/north --person C00001
       cohortium consent withdraw state/north --person - --purpose TargetedAdvertising
     """
+    authorised(node, Act.CONSENT_CHANGE)
     terms = PURPOSES if purpose is None else tuple(purpose_term(each) for each in purpose)
     with _opened(node) as store:
         _tell(store.withdraw(_id(person), terms, _time(at)), as_json)
@@ -131,6 +135,7 @@ def object_to(
       cohortium consent object state/north --person C00001
       cohortium consent object state/north --person C00001 --to gpc
     """
+    authorised(node, Act.CONSENT_CHANGE)
     with _opened(node) as store:
         _tell(store.object_(_id(person), _KINDS[to], _time(at), cleared), as_json)
 
@@ -156,6 +161,7 @@ def erase(
       cohortium consent erase state/north --person C00001
       cohortium consent erase state/north --person C00001 --rows-deleted
     """
+    authorised(node, Act.CONSENT_CHANGE)
     with _opened(node) as store:
         known = _id(person)
         _tell(store.complete_erasure(known) if rows_deleted else store.erase(known, _time(at)), as_json)
@@ -174,6 +180,7 @@ def status(
       cohortium consent status state/north
       cohortium consent status state/north --person C00001 --json
     """
+    authorised(node, Act.CONSENT_READ)
     with _opened(node) as store:
         if person is not None:
             told = store.standing(_id(person))
@@ -198,6 +205,7 @@ def receipt(node: _Node, person: _Person, as_json: _Json = False) -> None:
     Example:
       cohortium consent receipt state/north --person C00001 --json
     """
+    authorised(node, Act.CONSENT_READ)
     with _opened(node) as store:
         receipts = store.receipt(_id(person))
     if as_json:
@@ -223,6 +231,7 @@ def snapshot(
       cohortium consent snapshot state/north --purpose CustomerSegmentation
       cohortium consent snapshot state/north --purpose TargetedAdvertising --basis legitimate_interests --json
     """
+    authorised(node, Act.CONSENT_READ)
     if basis not in get_args(LawfulBasis):
         raise RefusedError("is no lawful basis", place="--basis", fix=f"use one of {', '.join(get_args(LawfulBasis))}")
     cohort = Cohort(purpose_term(purpose), basis)  # type: ignore[arg-type] # checked above

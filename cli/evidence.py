@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cohortium.cli.access import authorised
 from cohortium.cli.evidence_pack import build, verify
+from cohortium.governance.access import Act
 from cohortium.governance.evidence import (
     Dpia,
     Outcome,
@@ -119,6 +121,7 @@ def records(
       cohortium evidence ropa state/north -o ropa.csv
       cohortium evidence ropa state/north --format jsonld -o ropa.jsonld
     """
+    authorised(node, Act.EVIDENCE_BUILD)
     found = _reading().read_node(node)
     entries = ropa(
         found.institution, [(one.plan, one.charter) for one in found.approvals], found.contract, found.declared
@@ -166,6 +169,7 @@ def assessment(
       cohortium evidence dpia state/north spring-segments --answers answers.toml \\
         --outcome "conditionally approve" --condition "only own channels" --by priya -o dpia.json
     """
+    authorised(node, Act.EVIDENCE_BUILD)
     reading = _reading()
     found = reading.read_node(node)
     chosen = reading.find_approval(found, plan)
@@ -211,6 +215,7 @@ def provenance(
       cohortium evidence prov state/north bundle.json -o prov.json
       cohortium evidence prov state/north lookalike.safetensors --fairness fairness.json -o prov.json
     """
+    authorised(node, Act.EVIDENCE_BUILD)
     reading = _reading()
     found = reading.read_node(node)
     charter = found.approvals[-1].charter

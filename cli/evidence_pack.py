@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cohortium.cli.access import authorised
+from cohortium.governance.access import Act
 from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_pack
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import PlanError
@@ -49,6 +51,8 @@ def build(
       cohortium evidence build demo-results -o evidence.zip
       cohortium evidence build --node state/north -o north.zip
     """
+    if node is not None:
+        authorised(node, Act.EVIDENCE_BUILD)
     if (node is None) == (not runs):
         raise PlanError("say of what", place="RUNS, --node", fix="give folders of runs, or one node")
     if node is not None and state is not None:

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from cohortium.cli.access import authorised
 from cohortium.client.lookalike import open_records
+from cohortium.governance.access import Act
 from cohortium.governance.fairness import (
     Cost,
     FairnessResult,
@@ -47,6 +49,7 @@ def add_model(
     Example:
       cohortium fairness add state/north campaign/lookalike.safetensors
     """
+    authorised(node, Act.MODEL_ADD)
     with open_records(node) as records:
         typer.echo(records.models.add(file))
 

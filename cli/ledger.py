@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from cohortium.cli.access import authorised
 from cohortium.client.node import NodeIdentity
+from cohortium.governance.access import Act
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import TABLES as LEDGER_TABLES
 from cohortium.privacy.ledger import Ledger, open_store
@@ -55,6 +57,7 @@ def show(
       cohortium ledger show state/north
       cohortium ledger show state/north --institutions 8 --json
     """
+    authorised(folder, Act.LEDGER_READ)
     with _opened(folder) as (identity, ledger):
         told = statement(ledger, identity.lifetime_delta, institutions)
     if as_json:
@@ -75,6 +78,7 @@ def preview_plan(
     Example:
       cohortium ledger preview state/north --plan plan.toml
     """
+    authorised(folder, Act.LEDGER_READ)
     asked, _contract = load_plan(plan)
     with _opened(folder) as (identity, ledger):
         told = preview(ledger, budget_for(asked.epsilon, asked.delta), identity.lifetime_delta)
@@ -98,6 +102,7 @@ def verify(
     Example:
       cohortium ledger verify state/north
     """
+    authorised(folder, Act.LEDGER_READ)
     identity = _identity(folder)
     lifetime = budget_for(identity.lifetime_epsilon, identity.lifetime_delta)
     tables = LEDGER_TABLES.sorted_tables

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
 
+from cohortium.cli.access import authorised
+from cohortium.governance.access import Act
 from cohortium.governance.log import (
     AuditLog,
     Checkpoint,
@@ -72,6 +74,7 @@ def show(
       cohortium log show state/north
       cohortium log show state/north --from 100 --count 50 --json
     """
+    authorised(folder, Act.LOG_READ)
     with _reader(folder) as log:
         entries, size, note = log.entries(first, first + count), log.size, log.newest()
     if as_json:
@@ -112,6 +115,8 @@ def verify(
       cohortium log verify state/north --charter charter.toml --against north-seen-by-west.txt
       cohortium log verify proof.json --charter charter.toml
     """
+    if what.is_dir():
+        authorised(what, Act.LOG_READ)
     agreed = load_charter(charter)
     told = _verified_log(what, agreed, against or []) if what.is_dir() else _verified_proof(what, agreed)
     if as_json:
@@ -141,6 +146,7 @@ def prove(
       cohortium log prove state/north --entry 7 --out proof.json
       cohortium log prove state/north --since 0 --out growth.json
     """
+    authorised(folder, Act.LOG_READ)
     if (entry is None) == (since is None):
         raise DataError("say what to prove", place="--entry, --since", fix="give one of the two")
     with _reader(folder) as log:
@@ -179,6 +185,7 @@ def witness(
       cohortium log witness state/north --charter charter.toml --keep cosigned.txt
       cohortium log witness state/west --charter charter.toml --tell north --out north-by-west.txt
     """
+    authorised(folder, Act.LOG_READ if cosign is None and keep is None and tell is None else Act.LOG_WITNESS)
     if cosign is not None:
         _cosign(folder, _needed(charter, "--charter"), cosign, _needed(out, "--out"))
     elif tell is not None:

@@ -77,6 +77,10 @@ _NOUNS = {
         "app",
         "Cases before reviewers: two people of two functions sign card, audit, DPIA and policy decision.",
     ),
+    "account": (
+        "app",
+        "Who may do what at a node or the coordinator: accounts with roles, and the log of what they did.",
+    ),
 }
 """For every noun: what its module of the same name defines it as, and its help line."""
 
@@ -146,6 +150,15 @@ def root(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    _account: Annotated[
+        str | None,
+        typer.Option(
+            "--account",
+            metavar="NAME",
+            envvar="COHORTIUM_ACCOUNT",
+            help="The account to call as; that of the OS user when left out.",
+        ),
+    ] = None,
 ) -> None:
     """Options that come before a command."""
 

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cohortium.cli.access import authorised
 from cohortium.client.lookalike import open_records
 from cohortium.client.retention import Owed, Retained, Step, Waiting, close, extend, owed, record_event, retain
+from cohortium.governance.access import Act
 from cohortium.study.errors import DataError
 
 __all__ = ["app"]
@@ -48,6 +50,7 @@ def run(
       cohortium retention run state/north --dry-run
       cohortium retention run state/north --json
     """
+    authorised(node, Act.RETENTION_RUN)
     with open_records(node) as records:
         told = retain(records, _now(), dry_run=dry_run)
     if as_json:
@@ -73,6 +76,7 @@ def list_owed(
       cohortium retention list state/north
       cohortium retention list state/north --closed --json
     """
+    authorised(node, Act.RETENTION_READ)
     with open_records(node) as records:
         listed, waiting = owed(records, _now(), closed=closed)
     if as_json:
@@ -106,6 +110,7 @@ def record(
       cohortium retention event state/north rights_request --at 2026-03-02T09:00:00Z --note "case 2026-117"
       cohortium retention event state/north audit --at 2026-06-01T00:00:00Z --note "audit of June, planned"
     """
+    authorised(node, Act.RETENTION_CHANGE, event)
     moment = _time(at)
     with open_records(node) as records:
         told, opened = record_event(records, event, moment, note, _now())
@@ -133,6 +138,7 @@ def close_one(
       cohortium retention close state/north consent:tell-recipients:5-9 --by "the privacy office" \\
         --how "removal delta sent" --evidence mail-22
     """
+    authorised(node, Act.RETENTION_CHANGE, id)
     moment = None if at is None else _time(at)
     with open_records(node) as records:
         count = close(records, id, by, how, evidence, _now(), moment)
@@ -153,6 +159,7 @@ def extend_one(
     Example:
       cohortium retention extend state/north ob-3 --by "the privacy office" --reason "eleven systems to search"
     """
+    authorised(node, Act.RETENTION_CHANGE, id)
     with open_records(node) as records:
         told = extend(records, id, by, reason, _now())
     due = None if told.due is None else _shown(told.due)

@@ -14,8 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cohortium.cli.access import authorised
 from cohortium.client.lookalike import REVIEW_FILE, case_documents, open_records
 from cohortium.client.node import NodeIdentity, read_key
+from cohortium.governance.access import Act
 from cohortium.governance.fairness import load_fairness
 from cohortium.governance.review import (
     PARTS,
@@ -129,6 +131,7 @@ def key_enrol(
     Example:
       cohortium review key enrol state/north request.json --charter charter.toml >> charter.toml
     """
+    authorised(node, Act.REVIEWER_ENROL)
     agreed = load_charter(charter)
     asked = _parse_request(request)
     if asked.institution != _institution(node):
@@ -190,6 +193,7 @@ def open_review(
         --purpose Marketing --owner p-3 --builder p-8 --card card.json --audit audit.json --dpia dpia.json \\
         --decision decision.json --facts facts.json
     """
+    authorised(node, Act.REVIEW_OPEN, name)
     agreed, institution = load_charter(charter), _institution(node)
     documents, known = _opened_documents(node, kind, audit, dpia, card, decision)
     case = open_case(
@@ -240,6 +244,7 @@ def list_cases(node: _Node, charter: _Charter, as_json: _Json = False) -> None:
     Example:
       cohortium review list state/north --charter charter.toml
     """
+    authorised(node, Act.REVIEW_READ)
     agreed, now = load_charter(charter), _now()
     with _opened(node) as store:
         listed = [(case, store.standing(case.name, agreed, now)) for case in store.cases()]
@@ -263,6 +268,7 @@ def show(node: _Node, name: _CaseName, charter: _Charter, as_json: _Json = False
     Example:
       cohortium review show state/north spring-1 --charter charter.toml
     """
+    authorised(node, Act.REVIEW_READ, name)
     with _opened(node) as store:
         page = case_page(store, name, load_charter(charter), _now())
     if as_json:
@@ -288,6 +294,7 @@ def approve(
     Example:
       cohortium review approve state/north spring-1 --charter charter.toml --key priya.pem --expires 2026-12-31
     """
+    authorised(node, Act.REVIEW_SIGN, name)
     terms = Terms(conditions=tuple(condition or ()), expires=_last_day(expires))
     _sign(node, name, charter, key, password_file, "approve", terms, as_json)
 
@@ -309,6 +316,7 @@ def return_case(
       cohortium review return state/north spring-1 --charter charter.toml --key priya.pem \\
         --question "why so few over 65?"
     """
+    authorised(node, Act.REVIEW_SIGN, name)
     _sign(node, name, charter, key, password_file, "return", Terms(questions=tuple(question)), as_json)
 
 
@@ -328,6 +336,7 @@ def reject(
     Example:
       cohortium review reject state/north spring-1 --charter charter.toml --key priya.pem --reason "proxies of age"
     """
+    authorised(node, Act.REVIEW_SIGN, name)
     _sign(node, name, charter, key, password_file, "reject", Terms(reason=reason), as_json)
 
 
@@ -351,6 +360,7 @@ def waive(
       cohortium review waive state/north spring-1 --charter charter.toml --key priya.pem \\
         --reason "group too small to judge" --task "audit again in May" --expires 2026-06-30
     """
+    authorised(node, Act.REVIEW_SIGN, name)
     terms = Terms(conditions=tuple(condition or ()), reason=reason, task=task, expires=_last_day(expires))
     _sign(node, name, charter, key, password_file, "waive", terms, as_json)
 
@@ -367,6 +377,7 @@ def export(
     Example:
       cohortium review export state/north spring-1 --out spring-1.case.json
     """
+    authorised(node, Act.REVIEW_READ, name)
     with _opened(node) as store:
         data = export_case(store.case(name), store.statements(name))
     try:

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from cohortium.cli.access import authorised
 from cohortium.cli.progress import progress_printer
 from cohortium.client.lookalike import ScoredCustomers, open_records, score_customers_file
+from cohortium.governance.access import Act
 
 __all__ = ["score"]
 
@@ -41,6 +43,7 @@ def score(
       cohortium score state/north --model lookalike.safetensors --out scores.parquet
       cohortium score state/north --model lookalike.safetensors --out scores.parquet --no-reasons
     """
+    authorised(node, Act.SCORE)
     with open_records(node) as records:
         done = score_customers_file(records, model, out, reasons=reasons, progress=_tenths(progress_printer(quiet)))
     if as_json:

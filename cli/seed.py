@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cohortium.cli.access import authorised
 from cohortium.client.audience import looks_like_audience
 from cohortium.client.lookalike import forecast_list, open_records, refine_list
 from cohortium.client.seeds import SeedList
+from cohortium.governance.access import Act
 
 __all__ = ["app"]
 
@@ -52,6 +54,7 @@ def add(
       cohortium seed add state/north vip --file vip.csv --column customer_id
       cohortium seed add state/north vip --file vip.txt --replace
     """
+    authorised(node, Act.SEED_CHANGE, name)
     with open_records(node) as records:
         audiences = records.audiences()
         counts = records.seeds.add(
@@ -80,6 +83,7 @@ def list_seeds(node: _Node, as_json: _Json = False) -> None:
     Example:
       cohortium seed list state/north
     """
+    authorised(node, Act.SEED_READ)
     with open_records(node) as records:
         lists = records.seeds.lists()
     if as_json:
@@ -106,6 +110,7 @@ def remove(node: _Node, name: _Name) -> None:
     Example:
       cohortium seed remove state/north vip
     """
+    authorised(node, Act.SEED_CHANGE, name)
     with open_records(node) as records:
         done = records.seeds.remove(name)
     _warn_unless(done.erased)
@@ -140,6 +145,7 @@ def refine(
       cohortium seed refine state/north vip --model lookalike.safetensors --as vip-clean
       cohortium seed refine state/north vip --model lookalike.safetensors --as vip-short --share 0.25
     """
+    authorised(node, Act.SEED_CHANGE, name)
     with open_records(node) as records:
         done = refine_list(records, name, model, new, share=share)
     made = done.refinement
@@ -174,6 +180,7 @@ def doctor(
       cohortium seed doctor state/north vip --model encoder.safetensors
       cohortium seed doctor state/north vip --model encoder.safetensors --epsilon 0.5 --elsewhere 300 --elsewhere 800
     """
+    authorised(node, Act.SEED_READ, name)
     with open_records(node) as records:
         told = forecast_list(records, name, model, epsilon=epsilon, wanted=wanted, elsewhere=elsewhere or ())
     if as_json:

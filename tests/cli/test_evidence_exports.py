@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cohortium.cli.evidence import app
 from cohortium.client.node import NodeIdentity, create_node
 from cohortium.client.store import NodeStore
+from cohortium.governance.access import Role, create_accounts
 from cohortium.governance.evidence import Dpia, load_dpia, model_card
 from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin
 from cohortium.privacy.ledger import open_store
@@ -70,6 +71,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("house")
     node = folder / "north"
     create_node(node, NodeIdentity(institution="north"), contract())
+    create_accounts(node, roles=frozenset(Role))
     database = open_store(node / "node.sqlite")
     NodeStore(database).approve(segment_plan(), contract(), agreed())
     database.dispose()
@@ -171,6 +173,7 @@ def test_the_record_has_an_entry_for_every_approved_plan(house: Path) -> None:
 def test_a_folder_that_is_no_node_or_approved_nothing_is_refused(house: Path, tmp_path: Path) -> None:
     assert "holds no node" in run("ropa", tmp_path).error
     create_node(tmp_path / "new", NodeIdentity(institution="north"), contract())
+    create_accounts(tmp_path / "new", roles=frozenset(Role))
     assert "no plan is approved here" in run("ropa", tmp_path / "new").error
 
 
@@ -214,6 +217,7 @@ def test_a_plan_is_named_by_what_begins_its_digest_or_refused(house: Path) -> No
 def test_a_beginning_that_several_plans_share_is_refused(tmp_path: Path) -> None:
     node = tmp_path / "north"
     create_node(node, NodeIdentity(institution="north"), contract())
+    create_accounts(node, roles=frozenset(Role))
     plans = [segment_plan(name=f"plan-{index}") for index in range(17)]  # two of them begin with the same digit
     database = open_store(node / "node.sqlite")
     for plan in plans:

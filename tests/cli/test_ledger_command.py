@@ -22,7 +22,7 @@ from cohortium.privacy.sharing import ALONE, NoiseShare
 from cohortium.simulations.starter import write_starter
 from cohortium.study.plans import load_plan
 
-IDENTITY = NodeIdentity(institution="north", lifetime_epsilon=3.0)
+IDENTITY = NodeIdentity(institution="north", lifetime_epsilon=3.0, simulation=True)
 LIFETIME = budget_for(3.0, 1e-6)
 BUDGET = budget_for(1.0, 1e-6)
 SHARED = NoiseShare(4, 1)

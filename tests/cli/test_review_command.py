@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from cohortium.cli.review import PASSWORD, app
 from cohortium.client.node import NodeIdentity, create_node, identity_key
+from cohortium.governance.access import Role, create_accounts
 from cohortium.simulations.starter import write_starter
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import CohortiumError
@@ -101,6 +102,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_starter(folder)
     _, contract = load_plan(folder / "plan.toml")
     create_node(folder / "north", NodeIdentity(institution="north"), contract)
+    create_accounts(folder / "north", roles=frozenset(Role))
     charter = folder / "charter.toml"
     key = identity_key(folder / "north")
     charter.write_text(

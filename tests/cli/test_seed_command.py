@@ -21,6 +21,7 @@ from cohortium.client.lookalike import open_records, refine_list
 from cohortium.client.node import NodeIdentity, create_node
 from cohortium.client.onboarding import onboard, parse_source
 from cohortium.client.seeds import SeedStore
+from cohortium.governance.access import Role, create_accounts
 from cohortium.models.basis import Basis, Block
 from cohortium.models.features import Rows, on_weight_grid
 from cohortium.models.ranker import Ranker
@@ -163,6 +164,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contract, foreign = (parse_contract(CONTRACT.format(name=name), name) for name in ("shop", "bank"))
     node, key, stranger = home / "node", Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     create_node(node, NodeIdentity(institution="north"), contract)
+    create_accounts(node, roles=frozenset(Role))
     onboard(contract, {"people": parse_source(str(home / "people.csv"))}, node / "customers", duplicates=False)
     members = [{"name": name, "region": "EU"} for name in ("north", "south", "west")]
     pinned = key.public_key().public_bytes_raw().hex()

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cohortium.cli.fairness import app
 from cohortium.client.node import NodeIdentity, create_node
+from cohortium.governance.access import Role, create_accounts
 from cohortium.study.contract import Contract
 from cohortium.study.errors import CohortiumError, DataError
 from cohortium.study.model import save_model
@@ -91,6 +92,7 @@ def test_a_model_is_added_by_its_digest_and_one_of_another_contract_is_not(
     run: Callable[..., tuple[int, str]], files: dict[str, Path], tmp_path: Path, small_contract: Contract
 ) -> None:
     create_node(tmp_path / "node", NodeIdentity(institution="north"), small_contract)
+    create_accounts(tmp_path / "node", roles=frozenset(Role))
     with pytest.raises(DataError, match="was learnt under another contract"):
         run("add", tmp_path / "node", files["lookalike"])
     assert not list((tmp_path / "node").glob("models/*"))
