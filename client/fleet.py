@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from google.protobuf.message import DecodeError
 
 from cohortium.study.errors import CohortiumError, RefusedError
 
-__all__ = ["HEARTBEAT_SECONDS", "Delivered", "FleetLink", "LinkLostError"]
+__all__ = ["HEARTBEAT_SECONDS", "Delivered", "FleetLink", "LinkLostError", "StrangerError"]
 
 HEARTBEAT_SECONDS = 10
 """A node that was not heard of for twice as long counts as gone; the shortest that Flower allows."""
@@ -60,11 +61,16 @@ MAX_OBJECTS = 4096
 MAX_BYTES = 1 << 28
 """Of one message."""
 
-_SUFFIX = ".message"
+_SUFFIX, _NODE = ".message", "node"
+_PART_SECONDS = 30.0
 
 
 class LinkLostError(CohortiumError):
     """The coordinator cannot be reached, or does not answer as it should; trying again may help."""
+
+
+class StrangerError(RefusedError):
+    """The coordinator does not know this node's key, or no longer."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,19 @@ class FleetLink:
 
         Raises:
             LinkLostError: nobody answers.
-            RefusedError: the coordinator does not know this node, or no longer.
+            StrangerError: the coordinator does not know this node, or no longer.
         """
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
         with self._talking():
-            request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
-            self._node = FlowerNode(node_id=self._client.ActivateNode(request).node_id)
+            try:
+                answer = self._client.ActivateNode(request)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != httpx.codes.PRECONDITION_FAILED:
+                    raise
+                self._take_back()
+                answer = self._client.ActivateNode(request)
+        self._node = FlowerNode(node_id=answer.node_id)
+        _write_whole(self._inbox / _NODE, str(answer.node_id).encode())
 
     def beat(self) -> None:
         """Say that the node is still here; errors as `connect`."""
@@ -146,7 +160,7 @@ class FleetLink:
         What an earlier life of this node left unanswered comes first.
 
         Raises:
-            LinkLostError, RefusedError: as `connect`.
+            LinkLostError, StrangerError: as `connect`.
         """
         waiting = sorted(path.name for path in self._inbox.glob(f"*{_SUFFIX}"))
         if waiting:
@@ -200,50 +214,52 @@ class FleetLink:
         """Send the reply to a message of the inbox, and drop the message. Returns the bytes of the reply's content.
 
         Raises:
-            LinkLostError: it was not taken; the message stays.
-            RefusedError: the run has ended; the message is dropped.
+            LinkLostError: it was not taken.
+            RefusedError: the run has ended.
         """
         run = reply.metadata.run_id
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = get_all_nested_objects(reply)
         sent = 0
         with self._talking():
-            try:
-                response = self._client.PushMessages(
-                    PushMessagesRequest(
-                        node=self._node,
-                        messages_list=[message_to_proto(remove_content_from_message(reply))],
-                        message_object_trees=[get_object_tree(reply)],
-                        clientapp_runtime_list=[0.0],  # how long an answer takes is nobody's business
-                    )
+            response = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[get_object_tree(reply)],
+                    clientapp_runtime_list=[0.0],  # how long an answer takes is nobody's business
                 )
-                for part in response.objects_to_push:
-                    content = objects[part].deflate()
-                    sent += len(content)
-                    request = PushObjectRequest(
-                        node=self._node,
-                        run_id=run,
-                        session_id=response.session_id,
-                        object_id=part,
-                        object_content=content,
-                    )
-                    if not self._client.PushObject(request).stored:
-                        raise LinkLostError("the reply was not kept", place=self._address)
-                confirmed = name.removesuffix(_SUFFIX)
-                self._client.ConfirmMessageReceived(
-                    ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=confirmed)
+            )
+            for part in response.objects_to_push:
+                content = objects[part].deflate()
+                sent += len(content)
+                request = PushObjectRequest(
+                    node=self._node,
+                    run_id=run,
+                    session_id=response.session_id,
+                    object_id=part,
+                    object_content=content,
                 )
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code >= 500 or error.response.status_code == httpx.codes.UNAUTHORIZED:
-                    raise
-                self.drop(name)
-                raise RefusedError("the run has ended", place=f"run {run}") from error
+                if not self._client.PushObject(request).stored:
+                    raise LinkLostError("the reply was not kept", place=self._address)
+            confirmed = name.removesuffix(_SUFFIX)
+            self._client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=confirmed)
+            )
         self.drop(name)
         return sent
 
     def drop(self, name: str) -> None:
         """Forget a message of the inbox."""
         (self._inbox / name).unlink(missing_ok=True)
+
+    def _take_back(self) -> None:
+        """End the connection that an earlier life of this node left open; the coordinator thinks that it stands."""
+        try:
+            known = int((self._inbox / _NODE).read_bytes())
+        except (OSError, ValueError):
+            raise LinkLostError("the coordinator thinks that this node is connected", place=self._address) from None
+        self._client.DeactivateNode(DeactivateNodeRequest(node_id=known))
 
     def _bundle(self, run: int) -> str:
         if run not in self._bundles:
@@ -254,11 +270,18 @@ class FleetLink:
         return self._bundles[run]
 
     def _object(self, run: int, part: str) -> bytes:
-        response = self._client.PullObject(PullObjectRequest(node=self._node, run_id=run, object_id=part))
-        if not response.object_found:
-            raise RefusedError("a message whose content is gone")
-        if not response.object_available:
-            raise LinkLostError("a part of the message has not arrived yet", place=self._address)
+        """A part of a message; a message is announced before all of it has reached the coordinator."""
+        pause, deadline = 0.02, time.monotonic() + _PART_SECONDS
+        while True:
+            response = self._client.PullObject(PullObjectRequest(node=self._node, run_id=run, object_id=part))
+            if not response.object_found:
+                raise RefusedError("a message whose content is gone")
+            if response.object_available:
+                break
+            if time.monotonic() > deadline:
+                raise RefusedError("a message whose content did not come")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
         if get_object_id(response.object_content) != part:
             raise RefusedError("a part of a message that is not what its name says")
         return bytes(response.object_content)
@@ -272,15 +295,15 @@ class FleetLink:
             raise LinkLostError(_why(error), place=self._address) from error
         except httpx.HTTPStatusError as error:
             code = error.response.status_code
-            if code == httpx.codes.UNAUTHORIZED or code == httpx.codes.FORBIDDEN:
-                raise RefusedError(
+            if code == httpx.codes.UNAUTHORIZED:
+                raise StrangerError(
                     "the coordinator does not know this node's key, or no longer",
                     place=self._address,
                     fix="have it enrolled, and compare both clocks",
                 ) from error
-            if code >= 500:
-                raise LinkLostError(f"the coordinator answered with status {code}", place=self._address) from error
-            raise RefusedError(f"the coordinator refused with status {code}", place=self._address) from error
+            if code in (httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
+                raise RefusedError("the run has ended", place=self._address) from error
+            raise LinkLostError(f"the coordinator answered with status {code}", place=self._address) from error
         except (DecodeError, RuntimeError, ValueError) as error:
             raise LinkLostError("the coordinator's answer cannot be read", place=self._address) from error
 

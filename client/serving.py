@@ -7,12 +7,16 @@ any moment: what was charged, answered or delivered is in the node's folder, and
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -21,20 +25,26 @@ from flwr.supercore.task_identity import TaskIdentity
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from cohortium.client.app import make_client_app
-from cohortium.client.fleet import HEARTBEAT_SECONDS, Delivered, FleetLink, LinkLostError
-from cohortium.client.node import Node
+from cohortium.client.approving import add_proposal
+from cohortium.client.exchange import Exchange
+from cohortium.client.fleet import HEARTBEAT_SECONDS, Delivered, FleetLink, LinkLostError, StrangerError
+from cohortium.client.joining import client_context, read_link, read_transport_key
+from cohortium.client.node import Node, open_node, read_contract
+from cohortium.client.onboarding import load_customer_table
 from cohortium.governance.operations import tell
+from cohortium.privacy.randomness import BitSource
 from cohortium.study.errors import RefusedError
 from cohortium.study.question import DECLINED, plain_reply, reply_kind, split_log
 from cohortium.study.software import installed_software
 
-__all__ = ["MESSAGE_TYPES", "Serving", "approved_bundle"]
+__all__ = ["MESSAGE_TYPES", "Serving", "approved_bundle", "at_work"]
 
 MESSAGE_TYPES = ("plan", "answer", "witness", "share", "consent", "unmask")
 """What may be asked of a node; anything else is declined unread."""
 
 _BUSY_SECONDS, _IDLE_SECONDS = 0.05, 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_LOCK = "node.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -126,7 +136,7 @@ class Serving:
         """Serve until stopped.
 
         Raises:
-            RefusedError: the coordinator does not know this node: trying again would not help.
+            StrangerError: the coordinator does not know this node: trying again would not help.
         """
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
@@ -185,6 +195,8 @@ class Serving:
             return False
         try:
             delivered = self._link.open(name)
+        except StrangerError:
+            raise
         except RefusedError as error:
             tell(_log, "a message was dropped", logging.WARNING, problem=str(error))
             self._counts.messages.labels("unreadable", "dropped").inc()
@@ -195,8 +207,11 @@ class Serving:
         reply, outcome = self._answer(delivered, kind)
         try:
             self._link.reply(name, reply)
+        except StrangerError:
+            raise
         except RefusedError as error:
             tell(_log, "a reply was not taken", logging.WARNING, problem=str(error), type=kind)
+            self._link.drop(name)
             outcome = "late"
         self._counts.messages.labels(kind, outcome).inc()
         return True
@@ -222,3 +237,34 @@ class Serving:
         outcome = reply_kind(content)
         tell(_log, "answered", type=kind, outcome=outcome)
         return reply, outcome
+
+
+@contextmanager
+def at_work(folder: Path, password: str, bits: BitSource | None = None) -> Iterator[Serving]:
+    """A node of a federation, opened on its customers and ready to `run`; closed afterwards.
+
+    Args:
+        folder: from `cohortium node init`, joined to a federation.
+        password: of its keys.
+        bits: source of noise; the operating system's CSPRNG by default.
+
+    Raises:
+        RefusedError: it has joined no federation, its certificate expired, or another process serves this folder.
+        DataError: no customers, or something in the folder that cannot be read.
+    """
+    with ExitStack() as stack:
+        lock = stack.enter_context(open(folder / _LOCK, "w", encoding="utf-8"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError("a node is at work in this folder", place=str(folder), fix="stop it first") from None
+        link, key = read_link(folder), read_transport_key(folder, password)
+        people = load_customer_table(folder / "customers", read_contract(folder))
+        node = open_node(folder, people, bits, password=password)
+        stack.callback(node.close)
+        context = client_context(folder, password)
+        fleet = FleetLink(link.address, context, key, folder / "inbox")
+        stack.callback(fleet.close)
+        exchange = Exchange(folder, link.address, context, key, partial(add_proposal, folder))
+        stack.callback(exchange.close)
+        yield Serving(node, fleet, exchange)

@@ -24,6 +24,11 @@ class PromptGrid(Grid):
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
+    @property
+    def inner(self) -> Grid:
+        """The grid that does the work."""
+        return self._grid
+
     def set_run(self, run: Run) -> None:
         """See `Grid`."""
         self._grid.set_run(run)

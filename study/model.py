@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
@@ -202,7 +202,7 @@ def array_facts(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, ArrayFac
     return {name: ArrayFact(shape=values.shape, digest=digest_array(values)) for name, values in arrays.items()}
 
 
-def save_model(model: Model[_Document], key: Ed25519PrivateKey, path: Path) -> None:
+def save_model(model: Model[Any], key: Ed25519PrivateKey, path: Path) -> None:
     """Sign a model and write it, durably and whole or not at all; `OutputError` when it cannot be written."""
     signature = key.sign(_SIGNED + model.digest.encode()).hex()
     header = {_HEADER: signature + model.document.to_bytes().decode()}
