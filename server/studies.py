@@ -228,6 +228,11 @@ class Studies:
         """
         return self._read(self._place(plan) / _PROPOSAL, self._charter())
 
+    def signed(self, plan: str) -> bytes:
+        """The proposal of a plan as it was signed; `RefusedError` as `proposal`."""
+        self.proposal(plan)
+        return (self._place(plan) / _PROPOSAL).read_bytes()
+
     def base(self, plan: str) -> Path | None:
         """The file of the encoder's model that a proposed campaign stands on; None for other plans."""
         path = self._place(plan) / _BASE
@@ -240,11 +245,7 @@ class Studies:
 
     def open_proposals(self) -> list[bytes]:
         """The proposals whose plans have not expired, as they were signed. One that was altered is left out, logged."""
-        return [
-            (self._place(one.plan.digest) / _PROPOSAL).read_bytes()
-            for one in self._proposals()
-            if one.plan.expires >= self._today()
-        ]
+        return [self.signed(one.plan.digest) for one in self._proposals() if one.plan.expires >= self._today()]
 
     def _proposals(self) -> Iterator[Proposal]:
         charter = self._charter()
