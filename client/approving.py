@@ -287,10 +287,11 @@ def add_proposal(folder: Path, data: bytes) -> Proposal:
     """
     link = read_link(folder)
     proposal = _verified(data, "proposal", link)
-    with open_records(folder) as records:
-        if records.identity.institution not in {one.name for one in proposal.charter.institutions}:
-            raise RefusedError("the charter does not name this institution", place="proposal", fix="have it enrolled")
+    if link.institution not in {one.name for one in proposal.charter.institutions}:
+        raise RefusedError("the charter does not name this institution", place="proposal", fix="have it enrolled")
     path = _path(folder, _PROPOSALS, proposal.plan.digest)
+    if path.exists() and _bytes(path) == data:
+        return proposal
     there = _known(path, link)
     if there is not None and there != proposal:
         raise RefusedError(

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -269,7 +270,7 @@ class Studies:
             raise RefusedError(
                 "there is no such proposal", place=str(path.parent), fix="`cohortium study list` names those there are"
             ) from error
-        return parse_proposal(data, str(path), federation=charter.name, coordinator=charter.coordinator).proposal
+        return _verified(data, str(path), charter.name, charter.coordinator)
 
     # --- approvals ---------------------------------------------------------------------------------------------------
 
@@ -543,6 +544,12 @@ class _Keyless:
     def sign(self, text: bytes) -> bytes:
         """Not here."""
         raise Defect("a checkpoint is signed by the coordinator that runs studies")
+
+
+@lru_cache(maxsize=256)
+def _verified(data: bytes, place: str, federation: str, coordinator: str) -> Proposal:
+    """Remembered by its bytes: nodes ask for open proposals every few seconds."""
+    return parse_proposal(data, place, federation=federation, coordinator=coordinator).proposal
 
 
 def _is_member(charter: Charter, proposal: Proposal, institution: str) -> bool:
