@@ -27,6 +27,7 @@ from cohortium.governance.consent.signals import (
     day_of,
 )
 from cohortium.privacy.randomness import OsBitSource
+from cohortium.privacy.store_forms import insert_all
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.errors import DataError
 
@@ -124,10 +125,10 @@ class Appender:
             connection.exec_driver_sql(f"PRAGMA cache_size={-_CACHE_KIB}")
         new = [person for person in batch.touched.values() if person.is_new]
         old = [person for person in batch.touched.values() if not person.is_new]
-        tables.insert_all(connection, tables.events, list(batch.events))
-        tables.insert_all(connection, tables.obligations, batch.obligations)
-        tables.insert_all(connection, tables.keys, [(each.number, each.key) for each in new])
-        tables.insert_all(connection, tables.standings, [each.row() for each in new])
+        insert_all(connection, tables.events, list(batch.events))
+        insert_all(connection, tables.obligations, batch.obligations)
+        insert_all(connection, tables.keys, [(each.number, each.key) for each in new])
+        insert_all(connection, tables.standings, [each.row() for each in new])
         if old:
             here = sa.update(tables.standings).where(tables.standings.c.person == sa.bindparam("of"))
             values: dict[str, Any] = {name: sa.bindparam(name) for name in ("last", "latest", "state")}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
 from cohortium.privacy.store_forms import refuse_changes
 
-__all__ = ["APPEND_ONLY", "insert_all", "metadata", "packed", "top"]
+__all__ = ["APPEND_ONLY", "metadata", "packed", "top"]
 
 metadata = sa.MetaData()
 
@@ -122,20 +120,6 @@ def _keep(_target: object, connection: sa.Connection, **_more: object) -> None:
 
 
 sa.event.listen(metadata, "after_create", _keep)
-
-
-def insert_all(connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
-    """Insert rows, their values in the order of the table's columns."""
-    if not rows:
-        return
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(str(sa.insert(table).compile(dialect=connection.dialect)), rows)
-        return
-    cursor = connection.connection.cursor()
-    names = ", ".join(column.name for column in table.columns)
-    with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copying:
-        for row in rows:
-            copying.write_row(row)
 
 
 def top(connection: sa.Connection, column: sa.Column[int]) -> int:

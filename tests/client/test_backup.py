@@ -7,8 +7,9 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,29 @@ def test_a_member_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile"]
 
 
+def test_a_member_is_what_the_manifest_says(tmp_path: Path) -> None:
+    member = {"name": "node.json", "size": 1, "sha256": hashlib.sha256(b"y").hexdigest()}
+    told = canonical_bytes({"institution": "x", "made_at": "2026-01-01", "members": [member]})
+    with (tmp_path / "hostile").open("wb") as file:
+        backup._seal(file, PASSWORD, iter([len(told).to_bytes(4, "big") + told + b"x"]))
+    with pytest.raises(DataError, match=r"node\.json: is not what the manifest says"):
+        restore_backup(tmp_path / "hostile", tmp_path / "back", PASSWORD)
+
+
+def test_no_piece_is_read_of_a_backup_that_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the pieces hold, the last one says that it is."""
+    monkeypatch.setattr(backup, "_PIECE", 64)
+    with (tmp_path / "b").open("wb") as file:
+        backup._seal(file, PASSWORD, iter([bytes(200)]))
+    data = (tmp_path / "b").read_bytes()
+    (tmp_path / "b").write_bytes(data[: data.index(b"\n") + 1 + 2 * (64 + 16)])
+    with (tmp_path / "b").open("rb") as file:
+        plain = backup._Plain(file, PASSWORD, "b")
+        assert plain.read(64) == bytes(64)
+        with pytest.raises(DataError, match="cut off"):
+            plain.read(64)
+
+
 # --- after a restore -------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +361,19 @@ def test_a_ledger_behind_its_log_is_not_opened(house: House, tmp_path: Path) -> 
     NodeStore(engine).confirm_restored(("nobody",))  # whoever puts a file back by hand gets past the mark
     engine.dispose()
     with pytest.raises(RefusedError, match="the ledger lacks charge 2"):
+        open_node(house.folder, house.people)
+
+
+def test_a_ledger_with_another_question_in_the_slot_is_not_opened(house: House) -> None:
+    (charge,) = house.nodes[0].ledger.charges()
+    house.nodes[0].close()
+    for file in house.folder.glob("node.sqlite*"):
+        file.unlink()
+    with closing(Ledger(open_store(house.folder / "node.sqlite"), "bank 0", house.nodes[0].ledger.lifetime)) as other:
+        other.reserve(charge.slot.plan, charge.slot.run, budget_for(1.0, 1e-6), date.max)
+        terms = {"width": charge.width, "bound_squared": charge.bound_squared, "sigma": charge.sigma}
+        other.charge(charge.slot, "sha256:" + "0" * 64, **terms)
+    with pytest.raises(RefusedError, match="the ledger lacks charge 1"):
         open_node(house.folder, house.people)
 
 
