@@ -185,6 +185,7 @@ def if_more_collude(spend: Spend, share: NoiseShare, colluders: int) -> Spend:
     return Spend(mu2=-(-spend.mu2 * share.shares // left), tv=-(-spend.tv * share.shares // left))
 
 
+@lru_cache(maxsize=4096)
 def epsilon_spent(spend: Spend, delta: float) -> float:
     """The smallest epsilon such that the spend is (epsilon, delta)-DP; infinity when none up to 200 is.
 
@@ -208,6 +209,7 @@ def _bisect(spend: Spend, delta: float, low: float, high: float) -> float:
     return high
 
 
+@lru_cache(maxsize=4096)
 def epsilon_by_pld(spend: Spend, delta: float) -> float:
     """The same epsilon by the privacy loss distribution of `dp-accounting`, pessimistically discretised.
 

@@ -69,9 +69,22 @@ def place_labels(circles: Sequence[Circle], sizes: Sequence[tuple[float, float]]
     """
     placed: list[Box] = []
     for index, size in enumerate(sizes):
-        choices = [(_cost(box, gap, index, circles, placed), box) for gap, box in _places(circles[index], size, canvas)]
-        placed.append(min(choices, key=lambda choice: choice[0])[1])
+        placed.append(_cheapest(index, size, circles, placed, canvas))
     return tuple(placed)
+
+
+def _cheapest(
+    index: int, size: tuple[float, float], circles: Sequence[Circle], placed: Sequence[Box], canvas: Box
+) -> Box:
+    """The first of the cheapest places; those further away than the cheapest so far costs are not looked at."""
+    least, found = math.inf, canvas
+    for gap, box in _places(circles[index], size, canvas):
+        if gap >= least:
+            break
+        cost = _cost(box, gap, index, circles, placed, least)
+        if cost < least:
+            least, found = cost, box
+    return found
 
 
 def _places(circle: Circle, size: tuple[float, float], canvas: Box) -> Iterator[tuple[float, Box]]:
@@ -93,8 +106,12 @@ def _pushed(box: Box, canvas: Box) -> Box:
     return Box(x, y, box.width, box.height)
 
 
-def _cost(box: Box, gap: float, index: int, circles: Sequence[Circle], placed: Sequence[Box]) -> float:
-    labels = sum(box.grown(_MARGIN).overlap(other) for other in placed)
+def _cost(box: Box, gap: float, index: int, circles: Sequence[Circle], placed: Sequence[Box], least: float) -> float:
+    """What a place costs, or something from `least` up where it costs that at least."""
+    grown = box.grown(_MARGIN)
+    labels = sum(grown.overlap(other) for other in placed)
+    if (cost := 1e4 * labels + gap) >= least:
+        return cost
     own = 0.0 if gap == 0.0 else _covered(box, circles[index])
     others = sum(_covered(box, circle) for at, circle in enumerate(circles) if at != index)
     return 1e4 * labels + 4.0 * (own + others) + gap
