@@ -34,6 +34,7 @@ from cohortium.client.onboarding import load_customer_table
 from cohortium.governance.operations import tell
 from cohortium.privacy.randomness import BitSource
 from cohortium.study.errors import RefusedError
+from cohortium.study.packing import packed, unpacked
 from cohortium.study.question import DECLINED, plain_reply, reply_kind, split_log
 from cohortium.study.software import installed_software
 
@@ -195,6 +196,7 @@ class Serving:
             return False
         try:
             delivered = self._link.open(name)
+            delivered.message.content = unpacked(delivered.message.content)
         except StrangerError:
             raise
         except RefusedError as error:
@@ -205,6 +207,7 @@ class Serving:
         kind = delivered.message.metadata.message_type.removeprefix("query.")
         kind = kind if f"query.{kind}" == delivered.message.metadata.message_type and kind in MESSAGE_TYPES else "other"
         reply, outcome = self._answer(delivered, kind)
+        reply.content = packed(reply.content)
         try:
             self._link.reply(name, reply)
         except StrangerError:
@@ -233,8 +236,7 @@ class Serving:
             tell(_log, "declined: a message of an unknown type", logging.ERROR)
             return Message(plain_reply(DECLINED), reply_to=message), "unknown"
         reply = self._app(message, Context(delivered.run, node_id, {}, RecordDict(), {}))
-        content, _ = split_log(reply.content)
-        outcome = reply_kind(content)
+        outcome = reply_kind(split_log(reply.content)[0])
         tell(_log, "answered", type=kind, outcome=outcome)
         return reply, outcome
 

@@ -36,7 +36,7 @@ from cohortium.study.software import installed_software
 
 __all__ = ["Coordinator", "Listening"]
 
-_WATCH_SECONDS = 1.0
+_WATCH_SECONDS, _RUNS_SECONDS = 0.5, 4.0
 _log = logging.getLogger(__name__)
 
 
@@ -156,6 +156,7 @@ class Coordinator:
 
     def _watch(self, control: Control, superlink: SuperLink, gate: Gate) -> None:
         seen: Mapping[str, object] = {}
+        look_again = 0.0
         while not self._stopping.wait(_WATCH_SECONDS):
             if not superlink.running or not gate.listening:
                 raise RefusedError(
@@ -168,7 +169,9 @@ class Coordinator:
                 if members != seen:
                     self._register(control)
                     seen = members
-                self._look_after_runs(control)
+                if time.monotonic() > look_again:
+                    look_again = time.monotonic() + _RUNS_SECONDS
+                    self._look_after_runs(control)
             except CohortiumError as error:
                 tell(_log, "looking after members and runs failed", logging.WARNING, problem=str(error))
 

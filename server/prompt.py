@@ -1,4 +1,7 @@
-"""A Flower grid that looks for replies as soon as there can be some. Flower's own looks once in three seconds."""
+"""A Flower grid as a deployed coordinator uses it: messages are packed, and replies looked for as soon as can be.
+
+Flower's own looks for replies once in three seconds, and moves every part of a message by a request of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from collections.abc import Iterable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+
+from cohortium.study.errors import RefusedError
+from cohortium.study.packing import packed, unpacked
 
 __all__ = ["PromptGrid"]
 
@@ -49,12 +55,12 @@ class PromptGrid(Grid):
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """See `Grid`."""
-        return self._grid.push_messages(messages)
+        """See `Grid`. What they say is packed."""
+        return self._grid.push_messages([_with(message, packed(message.content)) for message in messages])
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """See `Grid`."""
-        return self._grid.pull_messages(message_ids)
+        """See `Grid`. A reply that is not packed as it should be comes as one without content that can be used."""
+        return [_opened(reply) for reply in self._grid.pull_messages(message_ids)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """The replies that come within `timeout` seconds; who is gone is not waited for."""
@@ -71,3 +77,17 @@ class PromptGrid(Grid):
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_PAUSE)
         return replies
+
+
+def _with(message: Message, content: RecordDict) -> Message:
+    message.content = content
+    return message
+
+
+def _opened(reply: Message) -> Message:
+    if reply.has_error():
+        return reply
+    try:
+        return _with(reply, unpacked(reply.content))
+    except RefusedError:
+        return _with(reply, RecordDict())
