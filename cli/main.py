@@ -77,6 +77,11 @@ _NOUNS = {
         "app",
         "Cases before reviewers: two people of two functions sign card, audit, DPIA and policy decision.",
     ),
+    "federation": (
+        "app",
+        "Set up a federation: the coordinator's identity and private CA, and who is a member. One file each way.",
+    ),
+    "node": ("app", "An institution's node: make its keys, join a federation, renew its certificate."),
     "account": (
         "app",
         "Who may do what at a node or the coordinator: accounts with roles, and the log of what they did.",
