@@ -362,6 +362,23 @@ def test_rules_are_asked_on_the_facts_as_a_run_would_find_them(make_bank: Callab
         assert records.approvals.decisions(told.plan) == [], "a review keeps no decision"
 
 
+def test_cosignatures_beyond_the_quorum_count_as_they_are(
+    make_members: Callable[..., Any],
+    make_plan: Callable[..., Plan],
+    make_people: Callable[..., Any],
+    exchange: Callable[..., None],
+) -> None:
+    plan = make_plan(min_institutions=4)
+    members = make_members([make_people(20)] * 4, plan)
+    name = members.nodes[0].identity.institution
+    asked = module._ComingLog(members.folders[0], name, members.charter)
+    assert asked.cosigners(plan.digest) == members.charter.quorum_of(name).witnesses == 2
+    exchange(members.nodes, plan)
+    assert asked.cosigners(plan.digest) == 3
+    renamed = parse_charter({**members.charter.to_json(), "name": "another"})
+    assert module._ComingLog(members.folders[0], name, renamed).cosigners(plan.digest) == 2
+
+
 def test_a_review_counts_the_house_s_own_people_and_no_document_that_leaves_does(
     make_bank: Callable[..., Bank],
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -27,6 +28,8 @@ from cohortium.server.study_run import Asked
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError, Defect, OutputError, PlanError, RefusedError
+from cohortium.study.lookalike_plan import EncoderPlan
+from cohortium.study.model import EncoderModel, FrameFact, Model, array_facts, save_model
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 from cohortium.study.proposal import Proposal, SignedApproval, parse_proposal, sign_approval
@@ -169,15 +172,41 @@ def test_another_key_proposes_nothing(office: Office) -> None:
 def test_a_campaign_is_proposed_with_the_model_it_stands_on(office: Office, tmp_path: Path) -> None:
     whole = office.make_plan().to_json()
     wanted = {name: value for name, value in whole.items() if name not in ("segments", "shares")}
-    campaign = parse_plan(
-        {**wanted, "study": "lookalike", "model": "sha256:" + "a" * 64, "lookalike": {"seed": "vip"}, "epsilon": 3.0}
+    encoder = EncoderPlan.model_validate({**wanted, "study": "encoder"})
+    frames = {"features": FrameFact(people=900.0, entry_std=0.1, mean_std=0.0)}
+    weights = {"weights": np.ones((2, 2))}
+    document = EncoderModel(
+        plan=encoder,
+        run="r",
+        institutions=3,
+        customers=900.0,
+        features=("visits",),
+        frames=frames,
+        arrays=array_facts(weights),
+        releases=(),
     )
-    with pytest.raises(RefusedError, match="base is not the model"):
-        office.studies.propose(campaign, office.contract, office.charter, None, installed_software(), KEY)
-    forged = tmp_path / "model.safetensors"
-    forged.write_bytes(b"\0" * 64)
-    with pytest.raises(DataError):
-        office.studies.propose(campaign, office.contract, office.charter, forged, installed_software(), KEY)
+    model, ours, theirs = Model(document, weights), tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    save_model(model, KEY, ours)
+    save_model(model, private("mallory"), theirs)
+
+    def propose(base: Path | None, digest: str) -> Proposal:
+        campaign = parse_plan(
+            {**wanted, "study": "lookalike", "model": digest, "lookalike": {"seed": "vip"}, "epsilon": 3.0}
+        )
+        return office.studies.propose(campaign, office.contract, office.charter, base, installed_software(), KEY)
+
+    for base, digest in ((None, model.digest), (ours, "sha256:" + "a" * 64)):
+        with pytest.raises(RefusedError, match="base is not the model"):
+            propose(base, digest)
+    with pytest.raises(DataError, match="sign"):
+        propose(theirs, model.digest)
+    assert office.studies.plans() == ()
+    proposal = propose(ours, model.digest)
+    kept = office.studies.base(proposal.plan.digest)
+    assert proposal.base == model.digest
+    assert kept is not None
+    assert kept.read_bytes() == ours.read_bytes()
+    assert office.studies.base(office.propose().plan.digest) is None
 
 
 @pytest.mark.parametrize("attempt", ["log", "file"])
