@@ -59,7 +59,7 @@ class ScoreCurveQuery:
 
     @cached_property
     def bound_squared(self) -> int:
-        return sum(max(sum(int(v) ** 2 for v in column) for column in _matrix(scale.bins)) for scale in self.scales)
+        return sum(_longest(scale.bins) for scale in self.scales)
 
     def contribute(self, people: CustomerTable) -> Contribution:
         rest = ~is_seed(people)[:, np.newaxis]
@@ -99,6 +99,12 @@ def _matrix(bins: int) -> NDArray[np.int64]:
         table[t, t:] = [math.floor(root * unit) for root in roots[: bins - t]]
     table.flags.writeable = False
     return table
+
+
+@cache
+def _longest(bins: int) -> int:
+    """The largest squared length of what one person adds."""
+    return max(sum(int(word) ** 2 for word in person) for person in _matrix(bins))
 
 
 @cache

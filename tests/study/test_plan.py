@@ -278,7 +278,15 @@ def test_a_misspelt_key_is_answered_with_the_nearest() -> None:
 
 
 @given(
-    st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(max_size=20),
+            lambda inner: st.lists(inner, max_size=4),
+            max_leaves=8,
+        ),
+        max_size=8,
+    )
 )
 def test_no_document_fails_otherwise(raw: dict[str, Any]) -> None:
     with pytest.raises(PlanError):
