@@ -82,6 +82,14 @@ _NOUNS = {
         "Set up a federation: the coordinator's identity and private CA, and who is a member. One file each way.",
     ),
     "node": ("app", "An institution's node: make its keys, join a federation, renew its certificate."),
+    "coordinator": (
+        "app",
+        "Run a federation's coordinator: Flower's SuperLink behind the one port that members reach.",
+    ),
+    "study": (
+        "app",
+        "Studies between institutions: propose, review, approve, run. Nobody answers what it did not approve.",
+    ),
     "account": (
         "app",
         "Who may do what at a node or the coordinator: accounts with roles, and the log of what they did.",
