@@ -77,7 +77,10 @@ def scores(who: CustomerTable, ranker: Ranker = FIRST.ranker) -> NDArray[np.floa
 
 
 def release(query: Any, who: CustomerTable, std: float, bits: int = 1) -> NDArray[np.float64]:
-    total = bounded_total(query, who)
+    return noised(query, bounded_total(query, who), std, bits)
+
+
+def noised(query: Any, total: NDArray[np.int64], std: float, bits: int) -> NDArray[np.float64]:
     if std == 0.0:
         return np.asarray(total / SCALE)
     return np.asarray((total + sample_discrete_gaussian(round(std * SCALE), query.width, SimulatedBits(bits))) / SCALE)
@@ -88,9 +91,16 @@ def crowd() -> CustomerTable:
     return people(40_000)
 
 
+@cache
+def crowd_total() -> NDArray[np.int64]:
+    """The exact sum behind `counts(crowd(), ...)`, on which many draws of noise are put."""
+    return bounded_total(ScoreCurveQuery((FIRST,)), crowd())
+
+
 def counts(who: CustomerTable, std: float = 0.0, bits: int = 1, scale: ScoreBins = FIRST) -> Validation:
     query = ScoreCurveQuery((scale,))
-    return Validation(*read_score_counts(query, release(query, who, std, bits), std)[0])
+    total = crowd_total() if who is crowd() and scale is FIRST else bounded_total(query, who)
+    return Validation(*read_score_counts(query, noised(query, total, std, bits), std)[0])
 
 
 def bump(total: float = 20_000, std: float = 20.0, noisy: int | None = None) -> ScoreCounts:
