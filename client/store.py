@@ -74,8 +74,7 @@ _restores = Table(
 )
 
 _FORM = Form(
-    "cohortium.node-store",
-    2,
+    "cohortium.node-store/2",
     "node's database",
     _header,
     TABLES,

@@ -109,8 +109,7 @@ keeps_last_number(_reservations)
 keeps_last_number(_charges)
 
 _FORM = Form(
-    "cohortium.ledger",
-    2,
+    SCHEMA,
     "ledger",
     _header,
     TABLES,

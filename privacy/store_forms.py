@@ -47,7 +47,7 @@ class Form:
     """What a version of this package expects of a store.
 
     Args:
-        schema, version: together what the header says, `SCHEMA/VERSION`.
+        name: what the header says, `SCHEMA/VERSION`.
         what: the store's kind in a message, such as `review store`.
         header: its table of one row with the column `schema`.
         tables: all its tables.
@@ -58,8 +58,7 @@ class Form:
         headerless: the version of a store that has some of the tables, and no header.
     """
 
-    schema: str
-    version: int
+    name: str
     what: str
     header: Table
     tables: MetaData
@@ -69,9 +68,14 @@ class Form:
     headerless: int | None = None
 
     @property
-    def name(self) -> str:
-        """What the header says."""
-        return f"{self.schema}/{self.version}"
+    def schema(self) -> str:
+        """Its name without the version."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def version(self) -> int:
+        """The number in its name."""
+        return int(self.name.rpartition("/")[2])
 
 
 def open_form(connection: Connection, form: Form, place: str, **values: Any) -> bool:

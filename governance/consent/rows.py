@@ -25,7 +25,7 @@ from cohortium.study.errors import DataError
 __all__ = ["ConsentRows", "Event", "Person", "Said", "cut", "day", "joined", "link", "parts", "time"]
 
 _READ = 5_000
-_FORM = Form("cohortium.consent", 1, "consent store", tables.header, tables.metadata, "point at consent.sqlite")
+_FORM = Form("cohortium.consent/1", "consent store", tables.header, tables.metadata, "point at consent.sqlite")
 
 
 class Said(NamedTuple):

@@ -52,8 +52,7 @@ __all__ = [
     "log_origin_of",
 ]
 
-_VERSION = 1
-LOG_SCHEMA = f"cohortium.log/{_VERSION}"
+LOG_SCHEMA = "cohortium.log/1"
 """The form of the file; a later one is refused."""
 
 BLOCK = 256
@@ -105,8 +104,7 @@ append_only(_checkpoints, "EXISTS (SELECT 1 FROM log_checkpoints WHERE size >= N
 append_only(_cosigned, "NEW.sequence <> (SELECT COALESCE(MAX(sequence) + 1, 0) FROM log_cosigned)")
 
 _FORM = Form(
-    "cohortium.log",
-    _VERSION,
+    LOG_SCHEMA,
     "audit log",
     _header,
     TABLES,

@@ -129,8 +129,7 @@ append_only(_extensions, "EXISTS (SELECT 1 FROM extensions WHERE obligation = NE
 append_only(_closures, "EXISTS (SELECT 1 FROM closures WHERE obligation = NEW.obligation)")
 
 _FORM = Form(
-    "cohortium.obligations",
-    1,
+    "cohortium.obligations/1",
     "register of obligations",
     _header,
     TABLES,

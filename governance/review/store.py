@@ -84,7 +84,7 @@ append_only(_documents, "EXISTS (SELECT 1 FROM review_documents WHERE digest = N
 append_only(_cases, "NEW.sequence <> (SELECT COUNT(*) FROM review_cases)")
 append_only(_statements, "NEW.sequence <> (SELECT COUNT(*) FROM review_statements)")
 
-_FORM = Form("cohortium.review-store", 1, "review store", _header, TABLES, "name review.sqlite")
+_FORM = Form("cohortium.review-store/1", "review store", _header, TABLES, "name review.sqlite")
 
 
 class ReviewStore:

@@ -185,10 +185,10 @@ sa.Table(
 sa.Table("owners", _new, sa.Column("name", sa.String, primary_key=True))
 for header in (_old_header, _new_header):
     append_only(header, "EXISTS (SELECT 1 FROM review_header)")
-OLD = Form("things", 1, "store of things", _old_header, _old, "name it")
+OLD = Form("things/1", "store of things", _old_header, _old, "name it")
 STEP = ("ALTER TABLE things ADD COLUMN colour VARCHAR NOT NULL DEFAULT 'grey'",)
-NEW = Form("things", 2, "store of things", _new_header, _new, "name it", steps={1: STEP})
-BROKEN = Form("things", 2, "store of things", _new_header, _new, "name it", steps={1: (*STEP, "NO SQL")})
+NEW = Form("things/2", "store of things", _new_header, _new, "name it", steps={1: STEP})
+BROKEN = Form("things/2", "store of things", _new_header, _new, "name it", steps={1: (*STEP, "NO SQL")})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -238,7 +238,7 @@ def test_a_step_that_fails_leaves_the_store_as_it_was(things: sa.Engine) -> None
 
 def test_a_form_without_steps_from_there_is_refused(things: sa.Engine) -> None:
     with pytest.raises(DataError, match="is no store of things of this version"):
-        opened(things, Form("things", 2, "store of things", _new_header, _new, "name it"))
+        opened(things, Form("things/2", "store of things", _new_header, _new, "name it"))
 
 
 def test_what_is_read_alone_is_not_migrated(things: sa.Engine, tmp_path: Path) -> None:
