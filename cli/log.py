@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
 
 from cohortium.cli.access import authorised
+from cohortium.client.node import read_key
 from cohortium.governance.access import Act
 from cohortium.governance.log import (
     AuditLog,
@@ -39,8 +39,10 @@ from cohortium.governance.log import (
     verify_log,
 )
 from cohortium.privacy.stores import has_store, open_store
+from cohortium.server.founding import open_coordinator
 from cohortium.study.charter import Charter, load_charter
 from cohortium.study.errors import DataError, OutputError
+from cohortium.study.keys import find_password, read_plain_identity
 
 __all__ = ["app"]
 
@@ -339,13 +341,14 @@ def _checkpoint(note: str) -> Checkpoint:
 
 
 def _key(folder: Path) -> Ed25519PrivateKey:
-    try:
-        key = load_pem_private_key((folder / _KEY).read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError("holds no usable key", place=str(folder / _KEY), fix="put the node's key back") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise DataError("is not an Ed25519 key", place=str(folder / _KEY), fix="put the node's key back")
-    return key
+    """Of a node, of a coordinator, or of a simulation's log without either."""
+    if not (folder / _KEY).exists():
+        raise DataError("holds no usable key", place=str(folder / _KEY), fix="put the node's key back")
+    if (folder / "node.json").exists():
+        return read_key(folder)
+    if (folder / "coordinator.json").exists():
+        return open_coordinator(folder, find_password())[1]
+    return read_plain_identity(folder / _KEY, fix="put the node's key back")
 
 
 def _needed(path: Path | None, option: str) -> Path:

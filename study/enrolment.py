@@ -56,7 +56,7 @@ FORMS = {
     _NAME: "give a name of 1 to 64 characters on one line",
     _KEY: "give the Ed25519 public key as 64 hexadecimal digits",
     _SIGNATURE: "give the Ed25519 signature as 128 hexadecimal digits",
-    _ADDRESS: "give HOST:PORT, such as federation.example.org:9443",
+    _ADDRESS: "give HOST:PORT, such as 192.0.2.1:9440",
 }
 """What the patterns of these documents ask for, in words."""
 

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cohortium.cli import log
 from cohortium.cli.main import app
 from cohortium.client.joining import client_context
+from cohortium.client.node import identity_key
 from cohortium.governance.access import ACCESS_FILE
 from cohortium.privacy.keypairs import fresh_identity
 from cohortium.server.authority import server_context
 from cohortium.simulations.starter import write_starter
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import CohortiumError
-from cohortium.study.keys import PASSWORD_FILE, write_new_key
+from cohortium.study.keys import PASSWORD_FILE, plain_pem, write_new_key, write_whole
 
 from .house import NAME, PASSWORD
 
@@ -177,3 +179,15 @@ def test_every_command_teaches_by_an_example(noun: str) -> None:
         said = run(noun, word, "--help")
         assert f"cohortium {noun} {word}" in said
         assert "Example" in said
+
+
+def test_the_log_signs_with_encrypted_keys(desk: Path) -> None:
+    """Of a coordinator and of a node; neither has one that is not encrypted."""
+    founded = told(*FOUND)
+    run(*ASK)
+    assert log._key(desk / "coordinator").public_key().public_bytes_raw().hex() == founded["identity"]
+    assert log._key(desk / "state").public_key().public_bytes_raw().hex() == identity_key(desk / "state")
+    for folder in ("coordinator", "state"):
+        write_whole(desk / folder / "identity.pem", plain_pem(fresh_identity()))
+        with pytest.raises(CohortiumError, match="is no encrypted key"):
+            log._key(desk / folder)
