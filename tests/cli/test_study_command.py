@@ -289,8 +289,7 @@ def test_who_has_no_account_does_nothing(world: World, study_folder: Path) -> No
 
 def test_digits_that_begin_several_plans_name_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = world.propose()
-    row = world.told("list", world.coordinator)[0]
-    twin = {**row, "plan": plan[:-1] + ("0" if plan[-1] != "0" else "1")}
-    monkeypatch.setattr(noun, "_rows", lambda _folder: [row, twin])
+    twin = plan[:-1] + ("0" if plan[-1] != "0" else "1")
+    monkeypatch.setattr(Studies, "plans", lambda _self: (plan, twin))
     assert "begins several plans" in world.refused("status", world.coordinator, plan[7:15])
     assert world.told("status", world.coordinator, plan)[0]["plan"] == plan
