@@ -59,8 +59,7 @@ _accounts = Table(
 append_only(_header, "EXISTS (SELECT 1 FROM access_header)")
 
 _FORM = Form(
-    "cohortium.access",
-    1,
+    "cohortium.access/1",
     "store of accounts",
     _header,
     _metadata,

@@ -23,7 +23,7 @@ from cohortium.governance.access import FAILURES, PERMITTED, Act, Role, open_acc
 from cohortium.study.errors import CohortiumError
 
 SECRET = "correct horse battery"
-BEING_BUILT = {"node", "federation", "coordinator", "study", "backup"}
+BEING_BUILT = {"backup"}
 """Nouns whose commands do not all ask yet."""
 
 NODE = '{"format": "cohortium.node/1", "institution": "north", "simulation": false}'
