@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _NUMBERS = "last_numbers"
-_CHUNK = 5_000
+_CHUNK, _CACHE_KIB = 5_000, 256 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -275,7 +275,7 @@ def insert_all(connection: Connection, table: Table, rows: Sequence[Sequence[Any
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(str(insert(table).compile(dialect=connection.dialect)), [tuple(row) for row in rows])
+        connection.exec_driver_sql(str(insert(table).compile(dialect=connection.dialect)), list(map(tuple, rows)))
         return
     names = ", ".join(f'"{column.name}"' for column in table.columns)
     with connection.connection.cursor().copy(f"COPY {table.name} ({names}) FROM STDIN") as copying:
@@ -292,6 +292,8 @@ def copy_rows(source: Connection, target: Connection, tables: Sequence[Table]) -
         tables: those that `source` lacks are passed over.
     """
     there, rows = set(inspect(source).get_table_names()), 0
+    if target.dialect.name == "sqlite":
+        target.exec_driver_sql(f"PRAGMA cache_size={-_CACHE_KIB}")  # keys of people come in no order
     for table in [table for table in tables if table.name in there]:
         ordered = select(table).order_by(*table.primary_key.columns)
         for part in source.execute(ordered.execution_options(yield_per=_CHUNK)).partitions():

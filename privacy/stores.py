@@ -299,13 +299,20 @@ def _arguments(url: URL, path: Path, read_only: bool) -> dict[str, Any]:
 @contextmanager
 def _plain(url: URL, path: Path) -> Iterator[Connection]:
     """One connection of no transaction, to look around."""
-    engine = create_engine(
-        url.set(query={}),
-        connect_args=_arguments(url, path, read_only=False),
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-    )
+    try:
+        engine = create_engine(
+            url.set(query={}),
+            connect_args=_arguments(url, path, read_only=False),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+        )
+    except ImportError as error:
+        raise DataError(
+            "the driver of PostgreSQL is not installed",
+            place=f"{path.with_name(STORES_FILE)}: {path.stem}",
+            fix="pip install 'cohortium[postgresql]'",
+        ) from error
     _name_errors(engine, path)
     try:
         with engine.connect() as connection:

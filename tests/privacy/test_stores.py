@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_a_store_can_be_another_file_and_the_rest_stay(tmp_path: Path) -> None:
     assert has_store(path)
     assert {file.name for file in tmp_path.glob("*.sqlite")} == {"consent.sqlite"}
     assert (elsewhere / "ledger.db").is_file()
+
+
+def test_without_the_driver_one_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DataError, match=r"driver of PostgreSQL is not installed .*cohortium\[postgresql\]"):
+        open_store(declare(tmp_path, 'node = "postgresql://u@h/d"'))
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
