@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from cohortium.cli.access import authorised
 from cohortium.client.backup import Made, make_backup, restore_backup
 from cohortium.client.node import NodeIdentity
 from cohortium.client.restored import confirm
 from cohortium.client.store import NodeStore
+from cohortium.governance.access import Act
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.study.errors import DataError
@@ -42,6 +44,7 @@ def make(
     Example:
       cohortium backup make state/north --out north.backup --password-file backup-password
     """
+    authorised(folder, Act.BACKUP_MAKE)
     password = find_password(password_file, new=True)
     check_password(password, "the backup")
     _tell(f"{out}: made", make_backup(folder, out, password))
@@ -85,6 +88,7 @@ def confirm_restored(
     Example:
       cohortium backup confirm state/north-again --checkpoint from-west.txt --checkpoint from-south.txt
     """
+    authorised(folder, Act.BACKUP_RESTORE)
     try:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
         notes = [path.read_text(encoding="utf-8") for path in checkpoint]
