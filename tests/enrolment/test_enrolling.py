@@ -167,6 +167,13 @@ def test_keys_are_their_owners_alone(house: House) -> None:
     refuses(house, ask_enrolment(NAME, "b", "EU", None, mine, fresh_transport()), "has the identity key of 'a'")
 
 
+def test_a_granted_request_is_good_for_nothing_else(house: House) -> None:
+    house.enrol("a")
+    identity, transport = read_key(house.node("a"), PASSWORD), read_transport_key(house.node("a"), PASSWORD)
+    for region, group in (("UK", None), ("EU", "holding")):
+        refuses(house, ask_enrolment(NAME, "a", region, group, identity, transport), "another region or group")
+
+
 def test_the_coordinator_is_no_member(house: House, found: Found) -> None:
     with pytest.raises(PlanError, match="coordinator"):
         house.enrol(found(house.node("c"), "coordinator"))
@@ -471,6 +478,19 @@ def test_a_charter_asks_for_no_more_witnesses_than_there_are(
         assert (asked.witnesses, asked.outside_group) == expected[index]
 
 
+def test_a_federation_keeps_its_name(house: House) -> None:
+    file = house.coordinator / "federation.toml"
+    file.write_text(file.read_text().replace(NAME, "south sea"))
+    refuses(house, "a", "was founded as 'north sea'")
+
+
+def test_the_authoritys_certificate_is_of_its_key(house: House) -> None:
+    shutil.copy(house.coordinator / "server.crt", house.coordinator / "authority.crt")
+    with pytest.raises(DataError, match="is the certificate of another key"):
+        house.enrol("a")
+    assert not load_members(house.coordinator)
+
+
 def reviewer(house: House, name: str, person: str) -> Reviewer:
     asked = prove_possession(NAME, person, name, "risk", fresh_identity())
     return enrol_reviewer(NAME, asked, read_key(house.node(name), PASSWORD))
@@ -564,6 +584,21 @@ def test_a_revocation_that_was_killed_is_done_again(house: House, monkeypatch: p
     assert revoked_serials(house) == {serial}
     assert house.logged().count(("member-revoked", "a")) == 1
     assert [one.name for one in load_charter(house.coordinator / "charter.json").institutions] == ["b"]
+
+
+def test_reviewers_of_former_keys_are_left_out_though_a_revocation_was_killed(
+    house: House, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The charter of before is still there, with a reviewer whom the institution's new identity did not vouch for."""
+    house.enrol("a")
+    add_reviewers(house.coordinator, PASSWORD, [reviewer(house, "a", "anna")], house.now)
+    with monkeypatch.context() as patch:
+        kill_at(patch, "authority.crl", 1)
+        with pytest.raises(KilledError):
+            house.revoke("a")
+    house.enrol(found(house.node("new"), "a"))
+    charter = load_charter(house.coordinator / "charter.json")
+    assert ([one.name for one in charter.institutions], charter.reviewers) == (["a"], ())
 
 
 @pytest.mark.parametrize("file", ["authority.crt", "transport.crt", "transport.pem", "link.json"])
