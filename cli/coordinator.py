@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cohortium.cli.access import authorised
+from cohortium.governance.access import Act
 from cohortium.governance.operations import log_as_json
 from cohortium.server.coordinator import Coordinator, Listening
 from cohortium.study.errors import DataError
@@ -47,6 +49,7 @@ def start(
 
     Example: cohortium coordinator start ~/coordinator --listen 0.0.0.0:9440
     """
+    authorised(folder, Act.COORDINATOR_START)
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise DataError(f"'{listen}' is not HOST:PORT", place="--listen", fix="write it as 127.0.0.1:9440")

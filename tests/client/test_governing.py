@@ -34,6 +34,7 @@ from cohortium.study.contract import Contract
 from cohortium.study.errors import CohortiumError, DataError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import PlanQuestion, Question, QuestionHeader
+from cohortium.study.software import installed_software
 from cohortium.study.witness import Statement
 
 QUERY = MarginalsQuery((Axis("visits", 0, 40, integer=True),))
@@ -156,6 +157,7 @@ def make_bank(
         ]
         federation = parse_charter({"schema": "cohortium.charter/1", "name": "real", "institutions": members})
         wanted = {"purpose": "CustomerSegmentation", "min_institutions": 3, "max_attempts": 3, **plan}
+        wanted.setdefault("software", installed_software().model_dump())
         made = make_plan(contract=contract.digest, **wanted)
         for node in nodes:
             node.store.approve(made, contract, federation)

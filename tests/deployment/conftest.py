@@ -23,6 +23,7 @@ from cohortium.client.approving import add_proposal, approve
 from cohortium.client.joining import found_node, join
 from cohortium.client.node import NodeIdentity, read_key
 from cohortium.client.onboarding import load_customer_table, onboard
+from cohortium.governance.access import create_accounts
 from cohortium.server.control import connect
 from cohortium.server.founding import found_federation
 from cohortium.server.members import enrol
@@ -111,12 +112,14 @@ class Deployment:
         self.contract = contract
         self.password_file.write_text(PASSWORD)
         identity = found_federation(self.coordinator, "loopback", f"127.0.0.1:{self.port}", PASSWORD, now)
+        create_accounts(self.coordinator)
         tables = data.tables(contract, self.root / "tables")
         for name, region in zip(tables, regions.values(), strict=True):
             founded = NodeIdentity(institution=name, lifetime_delta=1e-6)
             folder = self.node(name)
             folder.parent.mkdir(exist_ok=True, mode=0o700)
             asked = found_node(folder, founded, contract, PASSWORD, federation="loopback", region=region)
+            create_accounts(folder)
             answer = enrol(self.coordinator, PASSWORD, asked, asked.fingerprint, now).enrolment
             fingerprint = coordinator_fingerprint("loopback", identity.identity, answer.authority)
             join(folder, answer, fingerprint, PASSWORD)
@@ -211,6 +214,16 @@ class Deployment:
                 one.process.wait(20)
             except subprocess.TimeoutExpired:
                 one.kill()
+
+
+@pytest.fixture(scope="session")
+def wait() -> Wait:
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def make_deployment() -> type[Deployment]:
+    return Deployment
 
 
 @pytest.fixture

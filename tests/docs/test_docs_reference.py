@@ -445,10 +445,10 @@ def heads(report: str) -> list[str]:
     [
         "consent and rules** in `cohortium simulate`",
         "governance in reports",
-        "review and signatures** before a plan",
+        "review and signatures** before a model",
         "erasure",
-        "superlink and supernodes",
-        "postgresql",
+        "container images",
+        "a **second coordinator**",
     ],
 )
 def test_what_is_not_built_is_said_to_be_not_built(missing: str) -> None:
