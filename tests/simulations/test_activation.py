@@ -54,7 +54,7 @@ from cohortium.governance.review import (
 from cohortium.governance.rules import Facts
 from cohortium.models.auditing import GroupAnswers
 from cohortium.models.group_table import GroupTable
-from cohortium.privacy.ledger import open_store
+from cohortium.privacy.ledger import Slot, open_store
 from cohortium.simulations.audit_study import simulate_audit
 from cohortium.simulations.governance_account import governed_institutions
 from cohortium.simulations.governed import SimulatedGovernance
@@ -548,7 +548,11 @@ def test_a_release_that_nobody_witnessed_holds_exports_back(house: House) -> Non
     house.approve(house.open())
     with open_records(house.folder) as records:
         books = open_books(house.folder, records.identity, records.database, read_key(house.folder))
-        entry = {"event": "release", "plan": house.plan.digest}
+        (begun,) = (one for one in books.ledger.reservations() if one.plan == house.plan.digest)
+        slot = Slot(begun.plan, begun.run, "profile", 99, 1)
+        charge = books.ledger.charge(slot, "sha256:" + "0" * 64, width=1, bound_squared=1, sigma=2**40)
+        spent = {"mu2": str(charge.spend.mu2), "tv": str(charge.spend.tv)}
+        entry = {"event": "release", "charge": charge.sequence, "question": charge.question, **vars(slot), **spent}
         books.log.record("a release", entry)
         books.close()
     assert "nobody has witnessed" in house.refusal()
