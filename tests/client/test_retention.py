@@ -39,6 +39,7 @@ from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
 from cohortium.study.question import PlanQuestion
+from cohortium.study.software import installed_software
 
 RUN = "0" * 32
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -113,6 +114,7 @@ def built(
     members = [{"name": name, "region": "EU", "identity": identity_key(base / name)} for name in names]
     charter = parse_charter({"schema": "cohortium.charter/1", "name": "real", "institutions": members})
     plan = make_plan(
+        software=installed_software().model_dump(),
         contract=contract.digest,
         purpose="CustomerSegmentation",
         min_institutions=3,
