@@ -17,12 +17,12 @@ from cohortium.study.keys import find_password
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Run a federation's coordinator.")
+app = typer.Typer(name="coordinator", no_args_is_help=True)
 
 
 @app.callback()
 def coordinator() -> None:
-    """Run a federation's coordinator: Flower's SuperLink, and the one port that members connect to."""
+    """Run a federation's coordinator: Flower's SuperLink behind the one port that members reach."""
 
 
 @app.command()

@@ -90,7 +90,10 @@ _NOUNS = {
         "app",
         "Studies between institutions: propose, review, approve, run. Nobody answers what it did not approve.",
     ),
-    "backup": ("app", "A node as one encrypted file, put back, and shown to be the newest before it answers again."),
+    "backup": (
+        "app",
+        "A node as one encrypted file. A node that was put back answers nothing until witnesses showed it to be the newest.",
+    ),
     "account": (
         "app",
         "Who may do what at a node or the coordinator: accounts with roles, and the log of what they did.",

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
-from sqlalchemy import create_engine
 
 from cohortium.client.audience.lists import Contacts, IdList, load_contacts, load_lists
 from cohortium.client.audience.manifest import MANIFEST_FILE, ExportColumn, ExportManifest, read_manifest
@@ -29,6 +28,7 @@ from cohortium.client.audience.scores import SCORES_COLUMNS, SCORES_SCHEMA, iter
 from cohortium.client.onboarding.engine import Engine, Resources
 from cohortium.client.seeds import SeedStore
 from cohortium.models.released import read_encoded, read_ranker
+from cohortium.privacy.stores import open_store
 from cohortium.privacy.table import CustomerTable
 from cohortium.simulations import FederatedLookalike
 from cohortium.study.canonical import canonical_bytes
@@ -216,7 +216,7 @@ def read_seed_list(data: bytes) -> bool:
     """Adds a list to a store: whoever is on it is a customer, and every line is counted once."""
     with tempfile.TemporaryDirectory() as folder:
         path = _named(data, folder)
-        database = create_engine("sqlite://")
+        database = open_store(Path(folder) / "node.sqlite")
         try:
             store = SeedStore(database)
             column = None if path.suffix == ".txt" else "id"
