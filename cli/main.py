@@ -92,7 +92,8 @@ _NOUNS = {
     ),
     "backup": (
         "app",
-        "A node as one encrypted file. A node that was put back answers nothing until witnesses showed it to be the newest.",
+        "A node as one encrypted file. A node that was put back answers nothing until witnesses showed it to be the "
+        "newest.",
     ),
     "account": (
         "app",
