@@ -254,8 +254,9 @@ def _open_postgresql(url: URL, path: Path, create: bool, read_only: bool) -> Eng
         if not _is_begun(connection, url, path):
             if not create:
                 raise _missing(f"{path.with_name(STORES_FILE)}: {path.stem}")
-            if schema not in inspect(connection).get_schema_names():  # IF NOT EXISTS would need a right all the same
-                connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({_lock_key(schema)})")  # two may open it first at once
+            if schema not in inspect(connection).get_schema_names():
+                connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
     engine = create_engine(
         url.set(query={}),
         connect_args=_arguments(url, path, read_only),
@@ -265,7 +266,7 @@ def _open_postgresql(url: URL, path: Path, create: bool, read_only: bool) -> Eng
         pool_pre_ping=True,
     )
     if not read_only:
-        key = int.from_bytes(hashlib.sha256(f"cohortium {schema}".encode()).digest()[:8], "big", signed=True)
+        key = _lock_key(schema)
 
         @event.listens_for(engine, "begin")
         def _lock(connection: Connection) -> None:
@@ -274,6 +275,10 @@ def _open_postgresql(url: URL, path: Path, create: bool, read_only: bool) -> Eng
 
     _name_errors(engine, path)
     return engine
+
+
+def _lock_key(schema: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"cohortium {schema}".encode()).digest()[:8], "big", signed=True)
 
 
 def _arguments(url: URL, path: Path, read_only: bool) -> dict[str, Any]:

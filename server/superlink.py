@@ -1,17 +1,11 @@
-"""The coordinator's SuperLink: Flower's own program as a child on loopback, which never outlives its parent.
-
-`python -m cohortium.server.superlink PARENT COMMAND...` becomes COMMAND after asking the kernel to be ended with its
-parent (prctl(2), PR_SET_PDEATHSIG). The parent adopts whatever its children leave behind (PR_SET_CHILD_SUBREAPER), so
-that at its end it finds and ends every process of Flower's, whichever of them was killed before.
-"""
+"""The coordinator's SuperLink: Flower's own program on loopback, under a keeper: it never outlives its parent."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
+import platform
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -30,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from cohortium.server.control import SUPERLINK_FILE
+from cohortium.server.keeper import adopt_orphans, end_children
 from cohortium.study.errors import OutputError
 
 __all__ = ["COORDINATOR_FOLDER", "SuperLink"]
@@ -38,8 +33,7 @@ COORDINATOR_FOLDER = "COHORTIUM_COORDINATOR"
 """Environment variable by which the server app finds the coordinator's folder."""
 
 _HOST = "127.0.0.1"
-_PDEATHSIG, _SUBREAPER = 1, 36  # prctl(2)
-_START_SECONDS, _STOP_SECONDS = 60.0, 10.0
+_START_SECONDS, _STOP_SECONDS = 60.0, 15.0
 _SILENCE = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -55,7 +49,9 @@ class SuperLink:
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        _prctl(_SUBREAPER, 1)
+        if platform.system() != "Linux":
+            raise OutputError("a coordinator needs Linux", place=platform.system(), fix="run it on a machine with Linux")
+        adopt_orphans()
         self._folder, self._run, home = folder, folder / "run", folder / "flower"
         home.mkdir(mode=0o700, exist_ok=True)
         shutil.rmtree(self._run, ignore_errors=True)
@@ -69,7 +65,7 @@ class SuperLink:
         ours = {COORDINATOR_FOLDER: str(folder.resolve()), "FLWR_HOME": str(home.resolve()), "PATH": path}
         with open(home / "superlink.log", "ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "cohortium.server.superlink", str(os.getpid()), *command],
+                [sys.executable, "-m", "cohortium.server.keeper", str(os.getpid()), *command],
                 env={**os.environ, **_SILENCE, **environment, **ours},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -80,7 +76,7 @@ class SuperLink:
         except BaseException:
             self.close()
             raise
-        said = {"address": self.address, "certificate": certificate, "pid": self._child.pid}
+        said = {"address": self.address, "certificate": certificate}
         (folder / SUPERLINK_FILE).write_text(json.dumps(said), encoding="utf-8")
 
     @property
@@ -98,7 +94,7 @@ class SuperLink:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-        _end_children()
+        end_children()
         shutil.rmtree(self._run, ignore_errors=True)
 
     def _arguments(self, home: Path) -> list[str]:
@@ -149,51 +145,3 @@ def _free_port() -> int:
         one.bind((_HOST, 0))
         port: int = one.getsockname()[1]
         return port
-
-
-def _end_children() -> None:
-    """End every child of this process, and theirs as they become ours."""
-    deadline = time.monotonic() + _STOP_SECONDS
-    while (left := _children()) and time.monotonic() < deadline + 5:
-        how = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
-        for child in left:
-            _signal(child, how)
-        time.sleep(0.1)
-        _reap()
-
-
-def _children() -> list[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task")
-    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-
-
-def _signal(pid: int, how: signal.Signals) -> None:
-    try:
-        os.kill(pid, how)
-    except ProcessLookupError:
-        return
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OutputError(os.strerror(ctypes.get_errno()), place=f"prctl {option}", fix="run it on Linux")
-
-
-def _become(parent: int, command: list[str]) -> None:
-    """Turn into a program that ends when its parent does."""
-    _prctl(_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise SystemExit(1)  # it has ended already
-    os.execv(command[0], command)
-
-
-if __name__ == "__main__":
-    _become(int(sys.argv[1]), sys.argv[2:])

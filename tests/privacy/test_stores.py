@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,20 @@ def test_sessions_commit_durably_and_lock_before_they_read(tmp_path: Path, in_po
     assert shown == {"fsync": "on", "synchronous_commit": "on"}
     assert [tuple(row) for row in held] == [("ExclusiveLock", True)]
     engine.dispose()
+
+
+def test_those_that_open_a_new_store_at_once_all_get_it(tmp_path: Path, in_postgresql: Callable[..., str]) -> None:
+    in_postgresql(tmp_path)
+    together = threading.Barrier(6)
+
+    def opening(_: int) -> bool:
+        together.wait()
+        engine = open_store(tmp_path / "node.sqlite")
+        with closing(Ledger(engine, "n", budget_for(3.0, 1e-6))) as ledger:
+            return not list(ledger.charges())
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(opening, range(6))) == [True] * 6
 
 
 def test_a_lost_ledger_is_not_made_anew(tmp_path: Path, in_postgresql: Callable[..., str]) -> None:
