@@ -50,7 +50,9 @@ class SuperLink:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         if platform.system() != "Linux":
-            raise OutputError("a coordinator needs Linux", place=platform.system(), fix="run it on a machine with Linux")
+            raise OutputError(
+                "a coordinator needs Linux", place=platform.system(), fix="run it on a machine with Linux"
+            )
         adopt_orphans()
         self._folder, self._run, home = folder, folder / "run", folder / "flower"
         home.mkdir(mode=0o700, exist_ok=True)
