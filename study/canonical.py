@@ -21,10 +21,10 @@ def canonical_bytes(value: Any) -> bytes:
     What is plain is written here, at a quarter of the time; whatever is not is left to `rfc8785`, which refuses too.
     """
     parts: list[str] = []
-    _write(value, parts.append)
     try:
+        _write(value, parts.append)
         return "".join(parts).encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, rfc8785.CanonicalizationError):  # of two faults the library names its own first
         return rfc8785.dumps(value)
 
 

@@ -55,6 +55,7 @@ def outcome(write: Any, value: Any) -> tuple[type, Any]:
 @example({"b": [], "a": {}, '\x7f\x1f"\\/': "\u2028\b\f\n\r\t\x00"})
 @example({"kept": [1, {"deep": "\ud800"}]})
 @example([{"\ud800": 1}])
+@example(["\ud800", 2**53])
 def test_it_is_what_the_library_writes(value: Any) -> None:
     assert outcome(canonical_bytes, value) == outcome(rfc8785.dumps, value)
 
