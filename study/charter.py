@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.document import Agreed, Document, read_json, read_toml, validated
@@ -31,6 +32,7 @@ __all__ = [
     "enrol_reviewer",
     "has_signed",
     "load_charter",
+    "one_spelling",
     "parse_charter",
     "prove_possession",
 ]
@@ -51,7 +53,19 @@ _FORMS = {
     _SIGNATURE: "give the Ed25519 signature as 128 hexadecimal digits",
     _PERSON: "give an id, not a name: 1 to 128 small letters, digits, '.', '-' and '_'",
 }
-_Text = Annotated[str, StringConstraints(pattern=_TEXT)]
+
+
+def one_spelling(name: str) -> str:
+    """The name, if it is in Unicode's normal form C and has nothing that cannot be seen; `ValueError` otherwise.
+
+    Letters of two alphabets can look alike all the same.
+    """
+    if not name.isprintable() or unicodedata.normalize("NFC", name) != name:
+        raise ValueError("a name is printable, in Unicode's normal form C; write it anew")
+    return name
+
+
+_Text = Annotated[str, StringConstraints(pattern=_TEXT), AfterValidator(one_spelling)]
 
 PersonId = Annotated[str, StringConstraints(pattern=_PERSON)]
 """A person's id, not their name. One spelling each: no capitals, blanks or letters that look like others."""

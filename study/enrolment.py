@@ -7,7 +7,6 @@ telephone: whoever only carries the files can change nothing.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import AfterValidator, Field, StringConstraints
 
 from cohortium.study.canonical import canonical_bytes
-from cohortium.study.charter import has_signed
+from cohortium.study.charter import has_signed, one_spelling
 from cohortium.study.document import Document, read_json, validated
 from cohortium.study.errors import DataError, RefusedError
 
@@ -61,12 +60,10 @@ FORMS = {
 """What the patterns of these documents ask for, in words."""
 
 
-def _one_spelling(name: str) -> str:
-    """Of names that look alike only one spelling passes, and every one fits in a certificate and a file's name."""
+def _fits(name: str) -> str:
+    """It fits in a certificate and a file's name."""
     if len(name.encode()) > _MAX_NAME:
         raise ValueError(f"a name has at most {_MAX_NAME} bytes of UTF-8; shorten it")
-    if not name.isprintable() or unicodedata.normalize("NFC", name) != name:
-        raise ValueError("a name is printable, in Unicode's normal form C; write it anew")
     return name
 
 
@@ -76,7 +73,7 @@ def _port_in_range(address: str) -> str:
     return address
 
 
-Name = Annotated[str, StringConstraints(pattern=_NAME), AfterValidator(_one_spelling)]
+Name = Annotated[str, StringConstraints(pattern=_NAME), AfterValidator(_fits), AfterValidator(one_spelling)]
 """Name of a federation, an institution, a region or a group."""
 
 Key = Annotated[str, StringConstraints(pattern=_KEY)]

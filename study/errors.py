@@ -14,7 +14,13 @@ __all__ = [
     "OutputError",
     "PlanError",
     "RefusedError",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey or hide written as escapes: others' documents are quoted to people."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class CohortiumError(Exception):
@@ -34,7 +40,7 @@ class CohortiumError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.place}: {self.message}" if self.place else self.message
-        return f"{head} — fix: {self.fix}" if self.fix else head
+        return printable(f"{head} — fix: {self.fix}" if self.fix else head)
 
 
 class ContractError(CohortiumError):

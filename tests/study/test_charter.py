@@ -99,6 +99,16 @@ def test_the_house_limits_hold_without_being_written() -> None:
     assert (charter.max_epsilon, charter.min_cell, charter.min_customers) == (MAX_EPSILON, MIN_CELL, 1000)
 
 
+@pytest.mark.parametrize(
+    "name", ["north\x1b[8m", "nor\u200bth", "\u202ehtron", "e\N{COMBINING ACUTE ACCENT}", "a\x9b1A"]
+)
+@pytest.mark.parametrize("field", ["name", "region", "group"])
+def test_a_name_cannot_hide_itself_or_what_stands_beside_it(name: str, field: str) -> None:
+    member = {"name": "south", "region": "EU", field: name}
+    with pytest.raises(PlanError, match="a name is printable"):
+        parse_charter(document(institutions=[{"name": "north", "region": "EU"}, member]))
+
+
 def test_the_key_that_signs_models_is_part_of_what_was_agreed() -> None:
     pinned = parse_charter(document(coordinator="cd" * 32))
     assert pinned.coordinator == "cd" * 32
