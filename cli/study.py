@@ -22,7 +22,7 @@ from cohortium.governance.access import Act, os_login
 from cohortium.server.founding import open_coordinator
 from cohortium.server.studies import Attempted, Studies, StudyRun, StudyStatus
 from cohortium.study.charter import load_charter
-from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError
+from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError, printable
 from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
 from cohortium.study.plans import load_plan, named_model
 from cohortium.study.proposal import MAX_PROPOSAL, parse_approval
@@ -472,7 +472,7 @@ def _print_review(told: Review) -> None:
     console = Console(highlight=False, markup=False)
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print("\n".join(map(printable, text.split("\n"))), soft_wrap=True)
 
     say(f"{told.name} ({told.study}) in {told.federation}")
     say(f"plan {told.plan}")
@@ -498,6 +498,10 @@ def _print_review(told: Review) -> None:
     same = "as installed here" if told.software == told.installed else f"installed: {' '.join(told.installed)}"
     say(f"\ncode: {' '.join(told.software)}, {same}")
     _print_changes(told, say)
+    say("\nthe plan, field by field, and its charter")
+    for name, value in told.fields.items():
+        if not name.startswith("charter.institutions."):
+            say(f"  {name}: {value}")
     _print_rules(told, say)
     if told.coverage is not None:
         say(f"\nconsent, for this house alone: {told.coverage.counted:,} of {told.coverage.people:,} on record count")

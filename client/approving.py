@@ -28,6 +28,7 @@ from cohortium.client.governing import NodeGovernance, cohort_of, open_consent, 
 from cohortium.client.joining import Link, read_link
 from cohortium.client.lookalike import NodeRecords, open_records
 from cohortium.client.node import check_software
+from cohortium.client.restored import require_confirmed
 from cohortium.client.store import Approval
 from cohortium.client.witnessing import LOG_FILE, NodeLog
 from cohortium.governance.log import LogReader, log_origin, quorum_for
@@ -220,6 +221,7 @@ class Review:
         lifetime: the budget for life before and after.
         released: what comes of it, for all members.
         software, installed: the plan's code and what is installed, as version and digest.
+        fields: every field of the plan and, as `charter.…`, of the charter, by its place: its value as JSON.
         earlier: digest of the newest plan of this name and kind that was approved; None where there is none.
         changes: what differs from that one.
         decision: what the rules in force here say today; None where a node of a simulation has none.
@@ -251,6 +253,7 @@ class Review:
     released: str
     software: tuple[str, str]
     installed: tuple[str, str]
+    fields: Mapping[str, str]
     earlier: str | None
     changes: tuple[Change, ...]
     decision: Decision | None
@@ -413,6 +416,7 @@ def _told(desk: _Desk, decision: Decision | None, problems: tuple[str, ...]) -> 
         released=_RELEASED[plan.study],
         software=(software.version, software.code),
         installed=(installed.version, installed.code),
+        fields=_fields(Approval(plan, charter)),
         earlier=None if earlier is None else earlier.plan.digest,
         changes=() if earlier is None else _changes(earlier, Approval(plan, charter)),
         decision=decision,
@@ -432,10 +436,12 @@ def _asked(phase: Phase, plan: Plan) -> Asked:
 
 
 def _features(proposal: Proposal) -> tuple[str, ...]:
-    """What the plan uses of the contract: what it learns from, or the protected features that an audit compares by."""
+    """What the plan uses of the contract: what it learns from, or all that an audit counts by."""
     plan = proposal.plan
     if isinstance(plan, AuditPlan):
-        return plan.audit.attributes
+        audit = plan.audit
+        outcomes = [name for name in (audit.column, audit.label) if name is not None]
+        return (*audit.attributes, *outcomes, *audit.proxies)
     if isinstance(plan, TrainingPlan):
         return tuple(feature.name for feature in plan.features(proposal.contract))
     raise Defect(f"a plan of the kind {type(plan).__name__}")
@@ -450,11 +456,16 @@ def _person_at(plan: Plan, members: int) -> dict[int, float]:
 
 def _changes(earlier: Approval, now: Approval) -> tuple[Change, ...]:
     """Field by field, of plan and charter."""
-    before, after = ({**_flat(one.plan.to_json()), **_flat(one.charter.to_json(), "charter")} for one in (earlier, now))
+    before, after = _fields(earlier), _fields(now)
     names = sorted(before.keys() | after.keys())
     return tuple(
         Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
     )
+
+
+def _fields(asked: Approval) -> dict[str, str]:
+    """Every field of plan and charter: what no sentence above it says is there all the same."""
+    return {**_flat(asked.plan.to_json()), **_flat(asked.charter.to_json(), "charter")}
 
 
 def _flat(value: Any, place: str = "") -> dict[str, str]:
@@ -499,9 +510,12 @@ class _Desk:
         )
         return cls(records, proposal, ledger, governance)
 
+    def _confirmed(self) -> None:
+        require_confirmed(self.records.approvals, self.records.folder)
+
     def checks(self) -> tuple[Callable[[], None], ...]:
         """Whatever has to hold before anybody approves, but for the rules; each raises when it does not."""
-        return (self._wanted, self._software, self._safe, self._answerable, self._affordable)
+        return (self._confirmed, self._wanted, self._software, self._safe, self._answerable, self._affordable)
 
     def _wanted(self) -> None:
         path = _path(self.records.folder, _DECLINED, self.proposal.plan.digest)
@@ -630,8 +644,9 @@ def approve(folder: Path, plan: str, approver: str, key: Ed25519PrivateKey) -> S
         key: the institution's identity key.
 
     Raises:
-        RefusedError: there is no such proposal, it was altered, declined or approved within another charter, it is for
-            other code, a rule in force here does not admit it, or the key is not the charter's.
+        RefusedError: there is no such proposal, it was altered, declined or approved within another charter, the node
+            was restored and is not confirmed, the plan is for other code, a rule in force here does not admit it, or
+            the key is not the charter's.
         PlanError: it has expired, is not safe in this federation, or not for the contract of this node's table.
         BudgetError: the lifetime budget does not cover it.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from cohortium.cli import study as noun
 from cohortium.cli.study import app
+from cohortium.client.approving import add_proposal, review
 from cohortium.client.joining import Link
 from cohortium.client.node import NodeIdentity, create_node, identity_key
 from cohortium.governance.access import create_accounts
@@ -197,6 +198,18 @@ def test_a_run_that_was_not_started_has_failed_and_can_be_resumed(world: World) 
     assert world.told("resume", world.coordinator, plan)["state"] == "running"
 
 
+def test_a_coordinator_cannot_hide_lines_of_a_review(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.propose()
+    plan = add_proposal(world.folder / "north", (world.folder / "p.json").read_bytes()).plan.digest
+    told = review(world.folder / "north", plan)
+    hidden = "0\x1b[8m\u202e"
+    noun._print_review(replace(told, software=(hidden, "sha256:1"), problems=(f"is for {hidden}",)))
+    shown = capsys.readouterr().out
+    assert shown.count("0\\x1b[8m\\u202e") == 2
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert str(RefusedError(hidden)).isprintable()
+
+
 def test_a_review_is_in_plain_words_and_ends_with_one_when_something_is_in_the_way(world: World) -> None:
     world.propose()
     north = world.folder / "north"
@@ -210,6 +223,8 @@ def test_a_review_is_in_plain_words_and_ends_with_one_when_something_is_in_the_w
         "here, for life: 0.0000 spent",
         "as installed here",
         "no plan of this name was approved here before",
+        "share_threshold: null",
+        "charter.max_epsilon: 3.0",
         "nothing stands in its way",
     ):
         assert words in done.stdout, words

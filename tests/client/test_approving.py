@@ -32,7 +32,7 @@ from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import BudgetError, CohortiumError, DataError, PlanError, RefusedError
-from cohortium.study.plan import Plan
+from cohortium.study.plan import PLAN_SCHEMA, Plan
 from cohortium.study.plans import PLAN_KINDS, parse_plan
 from cohortium.study.proposal import (
     MAX_PROPOSAL,
@@ -295,6 +295,31 @@ def test_a_review_says_what_is_asked_and_what_it_costs(make_bank: Callable[..., 
     assert json.loads(json.dumps(told.to_json()))["person_at"]["2"] == told.person_at[2]
 
 
+def test_a_review_has_every_field_of_plan_and_charter(make_bank: Callable[..., Bank]) -> None:
+    bank = make_bank()
+    plan = bank.propose(trust="distributed", min_institutions=3, share_threshold=3)
+    fields = review(bank.folder, plan).fields
+    assert fields["share_threshold"] == "3"
+    assert fields["segments.k"] == "3"
+    assert fields["charter.coordinator"] == f'"{public("coordinator")}"'
+    assert fields["charter.institutions.west.region"] == '"EU"'
+    for whole, prefix in ((bank.proposal().plan.to_json(), ""), (bank.charter.to_json(), "charter.")):
+        assert {f"{prefix}{name}" for name, value in whole.items() if value not in ([], {})} <= {
+            ".".join(name.split(".")[: 1 + bool(prefix)]) for name in fields
+        }
+
+
+def test_an_audit_says_by_which_outcomes_and_proxies_it_counts(make_bank: Callable[..., Bank]) -> None:
+    proposal = make_bank().proposal()
+    whole = {name: value for name, value in proposal.plan.to_json().items() if name in Plan.model_fields}
+    audit = {"of": "column", "column": "treated", "attributes": ["gender"], "label": "answered", "positive": "yes"}
+    shares = {"outcomes": 40, "labels": 30, "proxies": 30}
+    asked = {"schema": PLAN_SCHEMA, **whole, "study": "audit", "shares": shares}
+    plan = parse_plan({**asked, "audit": {**audit, "proxies": ["visits"]}})
+    features = module._features(proposal.model_copy(update={"plan": plan}))
+    assert features == ("gender", "treated", "answered", "visits")
+
+
 def test_under_local_noise_a_person_at_several_institutions_pays_less_than_under_shared(
     make_bank: Callable[..., Bank],
 ) -> None:
@@ -536,8 +561,20 @@ def test_a_plan_that_was_approved_before_a_restore_is_not_approved_again(make_ba
     bank.approve(plan)
     with open_records(bank.folder) as records:
         records.approvals.mark_restored("2026-01-01T00:00:00+00:00")
+        records.approvals.confirm_restored(("west",))
     with pytest.raises(RefusedError, match="before this node was restored"):
         bank.approve(plan)
+
+
+def test_a_node_that_was_restored_approves_nothing_before_it_is_confirmed(make_bank: Callable[..., Bank]) -> None:
+    bank = make_bank()
+    with open_records(bank.folder) as records:
+        records.approvals.mark_restored("2026-01-01T00:00:00+00:00")
+    plan = bank.propose()
+    bank.refused(plan, RefusedError, "restored from a backup")
+    with open_records(bank.folder) as records:
+        records.approvals.confirm_restored(("west",))
+    assert bank.approve(plan).plan == plan
 
 
 def test_only_the_key_that_the_charter_pins_approves(make_bank: Callable[..., Bank]) -> None:
