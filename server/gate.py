@@ -3,29 +3,37 @@
 Flower's SuperLink serves its Fleet, Runtime and Control API on one port, and the last two let whoever reaches them run
 code. So the SuperLink listens on loopback alone, and this gate forwards what a SuperNode needs, request by request, for
 keys of members only. A connection without a certificate of the federation's authority ends in the TLS handshake;
-revocation is looked up with every request, so it also ends connections that are open.
+revocation is looked up with every request, so it also ends connections that are open. Who asks is told by the
+certificate: the key that a SuperNode signs with is the one that its TLS connection was made with.
 """
 
 from __future__ import annotations
 
-import binascii
+import asyncio
 import logging
 import ssl
 import threading
-from base64 import b64decode
+import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.x509 import load_der_x509_certificate
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cohortium.governance.operations import tell
+from cohortium.study.enrolment import transport_pem
 from cohortium.study.errors import CohortiumError, OutputError
 
 __all__ = ["FLEET_PATHS", "Gate", "Noticeboard"]
@@ -50,6 +58,10 @@ MAX_BODY = 1 << 26
 MAX_NOTICE = 1 << 22
 """Bytes of one signed approval."""
 
+MOST_CONNECTIONS = 16
+"""Of one key at a time; a node needs three."""
+
+_BODY_SECONDS = 60.0
 _OURS = ("proposals", "approvals", "released")
 _KEY_HEADER = "flwr-public-key"
 _PASSED_ON = ("content-type", "flwr-")
@@ -69,6 +81,33 @@ class Noticeboard:
     proposals: Callable[[], list[bytes]]
     take_approval: Callable[[bytes], None]
     released: Callable[[str], dict[str, bytes] | None]
+
+
+class _Connection(H11Protocol):
+    """A connection whose requests know the key of its certificate, as `request.state.key`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`. One key has so many connections, and one that asks nothing is closed."""
+        super().connection_made(transport)
+        shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        public = load_der_x509_certificate(shown).public_key()
+        key = transport_pem(public) if isinstance(public, EllipticCurvePublicKey) else b""
+        self.app_state = {**self.app_state, "key": key}
+        if sum(one.app_state.get("key") == key for one in self.connections) > MOST_CONNECTIONS:
+            transport.close()
+        self._wait_for_request()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        super().data_received(data)
+        self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        at_work = self.cycle is not None and not self.cycle.response_complete
+        if self.timeout_keep_alive_task is None and not at_work:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
 
 class Gate:
@@ -109,6 +148,8 @@ class Gate:
         ]
         config = uvicorn.Config(
             Starlette(routes=routes),
+            http=_Connection,
+            ws="none",
             host=host,
             port=port,
             log_config=None,
@@ -117,6 +158,7 @@ class Gate:
             server_header=False,
             limit_concurrency=512,
             timeout_keep_alive=30,
+            timeout_graceful_shutdown=5,
             h11_max_incomplete_event_size=1 << 16,
             ssl_context_factory=lambda _config, _default: context,
         )
@@ -132,6 +174,8 @@ class Gate:
         self.port: int = socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([socket],), name="gate", daemon=True)
         self._thread.start()
+        while self._thread.is_alive() and not self._server.started:
+            time.sleep(0.01)
 
     @property
     def listening(self) -> bool:
@@ -146,11 +190,14 @@ class Gate:
     async def _forward(self, request: Request) -> Response:
         """A request of a member's SuperNode, as it is; no other header and no other path goes through."""
         path = request.url.path.rpartition("/")[2]
-        if not await self._is_member(request):
+        shown = request.headers.getlist(_KEY_HEADER)
+        if not await self._is_member(request) or shown != [b64encode(request.state.key).decode()]:
             return self._refuse(path, "stranger", 401)
         body = await _body(request, MAX_BODY)
         if body is None:
             return self._refuse(path, "oversized", 413)
+        if path == "push-messages" and not _is_its_own(body):
+            return self._refuse(path, "forged", 403)
         headers = {name: value for name, value in request.headers.items() if name.startswith(_PASSED_ON)}
         try:
             answer = await self._back.post(request.url.path, content=body, headers=headers)
@@ -194,31 +241,38 @@ class Gate:
         return JSONResponse({name: data.hex() for name, data in files.items()})
 
     async def _is_member(self, request: Request) -> bool:
-        """Whether the key that the request is said to be of belongs to a member; the SuperLink checks the signature."""
-        try:
-            key = b64decode(request.headers.get(_KEY_HEADER, ""), validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        return key in await run_in_threadpool(self._keys)
+        """Whether the certificate of the connection is of a member's key now."""
+        return request.state.key in await run_in_threadpool(self._keys)
 
     def _refuse(self, path: str, outcome: str, status: int) -> Response:
         self._requests.labels(path if path in FLEET_PATHS or path in _OURS else "other", outcome).inc()
-        if outcome in ("stranger", "oversized"):
+        if outcome in ("stranger", "oversized", "forged"):
             tell(_log, "a request was refused", logging.WARNING, path=path, outcome=outcome)
         return Response(status_code=status)
 
 
 async def _body(request: Request, most: int) -> bytes | None:
-    """The body, or None as soon as it is larger than that."""
+    """The body, or None as soon as it is larger than that, or takes too long."""
     said = request.headers.get("content-length", "0")
     if not said.isdigit() or int(said) > most:
         return None
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                return None
-    except ClientDisconnect:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    return None
+    except (ClientDisconnect, TimeoutError):
         return None
     return bytes(body)
+
+
+def _is_its_own(body: bytes) -> bool:
+    """Whether the replies that a node pushes say that they are its own, which the SuperLink does not look at."""
+    request = PushMessagesRequest()
+    try:
+        request.ParseFromString(body)
+    except DecodeError:
+        return False
+    return all(one.metadata.src_node_id == request.node.node_id for one in request.messages_list)

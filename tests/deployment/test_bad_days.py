@@ -154,15 +154,15 @@ def test_a_member_s_certificate_is_not_enough_for_another_key(serving: Any) -> N
 
 
 def test_a_member_cannot_speak_for_another_one(serving: Any) -> None:
-    """North's certificate and signature under south's key: the SuperLink refuses, and takes south's own."""
-    context, _ = member(serving, "north")
+    """A signature of north's under south's key is refused by the SuperLink, north's certificate by the gate."""
     _, headers = member(serving, "south")
     with closing(connect(serving.coordinator)) as control:
         south = control.nodes()[b64decode(headers["flwr-public-key"])]
     asked = PullMessagesRequest(node=FlowerNode(node_id=south)).SerializeToString()
-    for name, status in (("north", 401), ("south", 200)):
+    for signer, shown, status in (("north", "south", 401), ("south", "north", 401), ("south", "south", 200)):
+        context, _ = member(serving, shown)
         now = datetime.now(UTC).isoformat()
-        key = read_transport_key(serving.node(name), PASSWORD)
+        key = read_transport_key(serving.node(signer), PASSWORD)
         signed = {"flwr-timestamp": now, "flwr-signature": b64encode(sign_message(key, now.encode())).decode()}
         answer = at_gate(serving, "/v1/fleet/pull-messages", context, headers={**headers, **signed}, content=asked)
         assert answer.status_code == status
