@@ -46,6 +46,7 @@ ACTS: Mapping[str, frozenset[Act]] = MappingProxyType(
             "consent status": [Act.CONSENT_READ],
             "consent withdraw": [Act.CONSENT_CHANGE],
             "coordinator start": [Act.COORDINATOR_START],
+            "data onboard": [Act.CUSTOMERS_CHANGE],
             "evidence build": [Act.EVIDENCE_BUILD],
             "evidence dpia": [Act.EVIDENCE_BUILD],
             "evidence prov": [Act.EVIDENCE_BUILD],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cohortium.cli.access import authorised
+from cohortium.client.lookalike import open_records
 from cohortium.client.onboarding import (
     OnboardingReport,
+    Progress,
     Readiness,
     Source,
     assess,
     inspect_sources,
+    onboard,
     parse_source,
 )
+from cohortium.governance.access import Act
 from cohortium.simulations.datasets import describe, fetch, names
 from cohortium.study.contract import Contract, load_contract
 from cohortium.study.errors import DataError
@@ -24,13 +31,22 @@ from cohortium.study.errors import DataError
 __all__ = ["app", "named_sources"]
 
 NOT_READY = 1
-"""Exit code of `check` when something blocks; mistakes of the caller exit with 2."""
+"""Exit code of `check` and `onboard` when something blocks; mistakes of the caller exit with 2."""
 
 app = typer.Typer(
     name="data",
-    help="Check an institution's tables against a feature contract; fetch public data sets.",
+    help="Check an institution's tables against a feature contract, give them to its node; fetch public data sets.",
     no_args_is_help=True,
 )
+
+_Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...", help="One per table: a file, a folder of Parquet files, or a database as URL#TABLE."
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the report and the findings as JSON.")]
+_Duplicates = Annotated[bool, typer.Option(help="Also count repeated lines; reads the sources a second time.")]
 
 _MARKS = {"ok": "ok", "advice": "advice", "blocks": "BLOCKS"}
 
@@ -38,17 +54,9 @@ _MARKS = {"ok": "ok", "advice": "advice", "blocks": "BLOCKS"}
 @app.command("check")
 def check(
     contract_file: Annotated[Path, typer.Argument(metavar="CONTRACT", help="The feature contract, a TOML file.")],
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="One per table: a file, a folder of Parquet files, or a database as URL#TABLE.",
-        ),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report and the findings as JSON.")] = False,
-    duplicates: Annotated[
-        bool, typer.Option(help="Also count repeated lines; reads the sources a second time.")
-    ] = True,
+    sources: _Sources,
+    as_json: _Json = False,
+    duplicates: _Duplicates = True,
 ) -> None:
     """Read the tables as onboarding would, write nothing, and say what is missing and how to mend it.
 
@@ -67,20 +75,34 @@ def check(
     """
     contract = load_contract(contract_file)
     named = named_sources(contract, sources)
-    with Console(stderr=True).status("reading") as status:
-        report = inspect_sources(
-            contract,
-            named,
-            duplicates=duplicates,
-            progress=lambda stage, share: status.update(f"{stage} {share:.0%}"),
-        )
-    readiness = assess(contract, report)
-    if as_json:
-        typer.echo(_as_json(report, readiness))
-    else:
-        _print_check(report, readiness)
-    if not readiness.ready:
-        raise typer.Exit(NOT_READY)
+    with _progress() as told:
+        report = inspect_sources(contract, named, duplicates=duplicates, progress=told)
+    _tell(contract, report, as_json)
+
+
+@app.command("onboard")
+def onboard_tables(
+    node: Annotated[Path, typer.Argument(metavar="NODE", help="The node's state folder.")],
+    sources: _Sources,
+    as_json: _Json = False,
+    duplicates: _Duplicates = True,
+) -> None:
+    """Read the tables into the node's folder, one bounded row a customer, by the contract that the node was made with.
+
+    An earlier extract is replaced when this one ends well, and kept when it is refused. A node at work answers from
+    what it read at its start: start it again afterwards. SOURCE, what is printed and the exit code are as for `check`.
+
+    \b
+    Examples:
+      cohortium data onboard state/north purchases.csv
+      cohortium data onboard state/north customers=crm.parquet purchases=sqlite:///shop.db#sales
+    """
+    authorised(node, Act.CUSTOMERS_CHANGE)
+    with open_records(node) as records, _progress() as told:
+        contract, folder = records.contract, records.customers
+        named = named_sources(contract, sources)
+        report = onboard(contract, named, folder, duplicates=duplicates, progress=told)
+    _tell(contract, report, as_json, f"{report.people:,} customers stand in {folder}")
 
 
 @app.command("fetch")
@@ -146,6 +168,24 @@ def named_sources(contract: Contract, texts: list[str]) -> dict[str, Source]:
     if any(prefixed) or len(texts) != len(tables):
         raise DataError(f"the contract has {len(tables)} tables", place=contract.name, fix=f"give {expected}")
     return {name: parse_source(text) for name, text in zip(tables, texts, strict=True)}
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    with Console(stderr=True).status("reading") as status:
+        yield lambda stage, share: status.update(f"{stage} {share:.0%}")
+
+
+def _tell(contract: Contract, report: OnboardingReport, as_json: bool, *more: str) -> None:
+    readiness = assess(contract, report)
+    if as_json:
+        typer.echo(_as_json(report, readiness))
+    else:
+        _print_check(report, readiness)
+        for line in more:
+            typer.echo(line)
+    if not readiness.ready:
+        raise typer.Exit(NOT_READY)
 
 
 def _as_json(report: OnboardingReport, readiness: Readiness) -> str:

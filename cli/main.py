@@ -43,7 +43,10 @@ _NOUNS = {
         "doctor",
         "Check Python, packages, the noise, the ledger's durability, the data cache, disk space and Ray.",
     ),
-    "data": ("app", "Check an institution's tables against a feature contract; fetch public data sets."),
+    "data": (
+        "app",
+        "Check an institution's tables against a feature contract, give them to its node; fetch public data sets.",
+    ),
     "seed": (
         "app",
         "Lists of valued customers, for whose likes campaigns look. A list never leaves its institution.",

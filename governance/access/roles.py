@@ -35,6 +35,7 @@ class Act(StrEnum):
     STUDY_RUN = "study-run"
     STUDY_STOP = "study-stop"
     STUDY_READ = "study-read"
+    CUSTOMERS_CHANGE = "customers-change"
     CONSENT_CHANGE = "consent-change"
     CONSENT_READ = "consent-read"
     SEED_CHANGE = "seed-change"
@@ -80,6 +81,7 @@ PERMITTED: Mapping[Act, frozenset[Role]] = MappingProxyType(
         Act.STUDY_RUN: frozenset({_OPERATOR}),
         Act.STUDY_STOP: frozenset({_OPERATOR, _OFFICER}),
         Act.STUDY_READ: frozenset({_OPERATOR, _OFFICER, _REVIEWER, _AUDITOR}),
+        Act.CUSTOMERS_CHANGE: frozenset({_OPERATOR}),
         Act.CONSENT_CHANGE: frozenset({_OFFICER}),
         Act.CONSENT_READ: frozenset({_OFFICER}),
         Act.SEED_CHANGE: frozenset({_OPERATOR}),

@@ -16,16 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohortium.cli.main import main
+from cohortium.client.node import NodeIdentity, create_node
+from cohortium.client.onboarding import load_customer_table
 from cohortium.client.scoring import SEGMENTS_SCHEMA
 from cohortium.governance.report import RunSummary, load_summary
 from cohortium.study.bundle import load_bundle
 from cohortium.study.charter import parse_charter
+from cohortium.study.contract import load_contract
 from cohortium.study.errors import Defect
 from cohortium.study.plans import named_model
 
 REGIONS = ("north", "south", "west")
 LEAVES = [
-    *("demo", "init", "simulate", "doctor", "data check", "data fetch", "data list"),
+    *("demo", "init", "simulate", "doctor", "data check", "data onboard", "data fetch", "data list"),
     *("ledger show", "ledger preview", "ledger verify", "privacy audit"),
 ]
 HEADER = "customer_id,region,date,amount,shop"
@@ -551,6 +554,25 @@ class TestOtherCommands:
         assert outcome.code == 1
         assert "BLOCKS" in outcome.out
         assert "c00" not in outcome.out
+
+    def test_data_onboard_replaces_an_extract_and_keeps_it_when_the_next_is_refused(
+        self, cohortium: Callable[..., Outcome], home: Path
+    ) -> None:
+        contract = load_contract(home / "contract.toml")
+        create_node(home / "node", NodeIdentity(institution="north", simulation=True), contract)
+        outcome = cohortium("data", "onboard", home / "node", home / "sales.csv")
+        assert outcome.code == 0
+        assert f"900 customers stand in {home / 'node' / 'customers'}" in outcome.out
+        write_csv(home / "sales.csv", purchases(600))
+        assert cohortium("data", "onboard", home / "node", f"purchases={home / 'sales.csv'}").code == 0
+        spoil(3, "nan", 0.1)(home)
+        assert cohortium("data", "onboard", home / "node", home / "sales.csv").code == 2
+        assert len(load_customer_table(home / "node" / "customers", contract).keys) == 600
+        write_csv(home / "sales.csv", purchases(60))
+        outcome = cohortium("data", "onboard", home / "node", home / "sales.csv", "--json")
+        assert outcome.code == 1
+        assert json.loads(outcome.out)["ready"] is False
+        assert "holds no node" in cohortium("data", "onboard", home, home / "sales.csv").err
 
     def test_data_list(self, cohortium: Callable[..., Outcome]) -> None:
         outcome = cohortium("data", "list")
