@@ -382,7 +382,8 @@ def review(folder: Path, plan: str) -> Review:
             found.append(str(error))
         else:
             if decision is not None and not decision.admitted:
-                found.append(refusal(decision, most=len(decision.findings)))
+                refused = ", ".join(one.rule for one in decision.findings)
+                found.append(f"{len(decision.findings)} rules in force here do not admit it: {refused}")
         return _told(desk, decision, tuple(found))
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "GovernedLog",
     "NodeGovernance",
     "cohort_of",
+    "is_found",
     "open_consent",
     "read_governance",
     "refusal",
@@ -127,10 +128,15 @@ def read_governance(folder: Path) -> tuple[Governance, tuple[Pack, ...]] | None:
         return None
     declared = validated(Governance, read_toml(path, DataError), str(path), {}, DataError)
     stated = Facts.of(declared.facts, declared.declared_by)
-    own = sorted(name for name in stated.facts if name in _FOUND or name.removeprefix("cohort.") in REASONS)
+    own = sorted(filter(is_found, stated.facts))
     if own:
         raise DataError(f"{own[0]} is not to be declared: the node finds it itself", place=str(path), fix="remove it")
     return declared, load_packs(declared.packs, [read_pack(folder / name) for name in declared.own_packs])
+
+
+def is_found(fact: str) -> bool:
+    """Whether the node finds a fact itself, so that nobody may declare it."""
+    return fact in _FOUND or fact.removeprefix("cohort.") in REASONS
 
 
 class GovernedLog(Protocol):

@@ -2,6 +2,7 @@
 
 In the node's folder, besides what `node` says:
 
+    governance.toml      what the institution declares: at first nothing
     request.json         what was asked for last
     transport.pem        private key of its TLS, encrypted
     transport.next.pem   the one that will take its place, from `rotate` until it is enrolled
@@ -26,6 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import Field
 
+from cohortium.client.declaring import starter_governance
+from cohortium.client.governing import GOVERNANCE_FILE
 from cohortium.client.node import NodeIdentity, create_node, read_key
 from cohortium.privacy.keypairs import fresh_identity, fresh_transport
 from cohortium.privacy.stores import STORES_FILE
@@ -96,7 +99,7 @@ def found_node(
     """Make a node's folder and keys, and its request to be enrolled. What was interrupted is finished by the same call.
 
     Args:
-        folder: does not exist yet, or is empty but for `stores.toml`.
+        folder: does not exist yet, or is empty but for `stores.toml` and `governance.toml`.
         identity: of the node.
         contract: its tables are read by.
         password: of its keys.
@@ -117,12 +120,14 @@ def found_node(
         write_whole(folder / _TRANSPORT, encrypted_pem(transport, password, str(folder / _TRANSPORT)))
     transport = read_transport_key(folder, password)
     asked = ask_enrolment(federation, name, region, group, read_key(folder, password), transport)
+    if not (folder / GOVERNANCE_FILE).exists():
+        write_whole(folder / GOVERNANCE_FILE, starter_governance(region).encode())
     write_whole(folder / REQUEST, asked.to_bytes())  # last: a folder that has it has everything
     return asked
 
 
 def _claim(folder: Path) -> None:
-    begun = {"contract.json", "node.json", "identity.pem", _TRANSPORT, STORES_FILE}
+    begun = {"contract.json", "node.json", "identity.pem", _TRANSPORT, GOVERNANCE_FILE, STORES_FILE}
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         there = {path.name for path in folder.iterdir()}

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from cohortium.client.approving import add_proposal, approve
+from cohortium.client.governing import GOVERNANCE_FILE
 from cohortium.client.joining import found_node, join
 from cohortium.client.node import NodeIdentity, read_key
 from cohortium.client.onboarding import load_customer_table, onboard
@@ -125,6 +126,7 @@ class Deployment:
             join(folder, answer, fingerprint, PASSWORD)
             onboard(contract, tables[name], folder / "customers")
             people = load_customer_table(folder / "customers", contract)
+            (folder / GOVERNANCE_FILE).unlink()  # no question is answered in it
             SimulatedGovernance(regions=(region,)).prepare(folder, 0, people.keys.tolist())
 
     @property

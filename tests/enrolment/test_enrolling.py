@@ -81,6 +81,14 @@ def test_an_institution_is_enrolled_and_joins(house: House) -> None:
     assert house.logged() == [("member-enrolled", "a"), ("member-enrolled", "b")]
 
 
+def test_a_new_node_has_its_region_s_questions_and_keeps_answers_that_were_there(house: House, found: Found) -> None:
+    assert 'packs = ["eu"]' in (house.node("a") / "governance.toml").read_text()
+    (house.folder / "c").mkdir(mode=0o700)
+    (house.folder / "c" / "governance.toml").write_text("answered")
+    found(house.node("c"), "c")
+    assert (house.node("c") / "governance.toml").read_text() == "answered"
+
+
 def test_a_certificate_says_who_its_owner_is_and_nothing_more(house: House) -> None:
     found = house.enrol("a")
     certificate = x509.load_pem_x509_certificate(found.enrolment.certificate.encode())
