@@ -43,7 +43,7 @@ __all__ = ["MESSAGE_TYPES", "Serving", "approved_bundle", "at_work"]
 MESSAGE_TYPES = ("plan", "answer", "witness", "share", "consent", "unmask")
 """What may be asked of a node; anything else is declined unread."""
 
-_BUSY_SECONDS, _IDLE_SECONDS = 0.05, 1.0
+_PAUSE_SECONDS = 0.02
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _LOCK = "node.lock"
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Serving:
     Args:
         node: opened.
         link: to the coordinator.
-        each_round: called between messages, at least every second: what else is to be exchanged with the coordinator.
+        each_round: called between messages, every few seconds: what else is to be exchanged with the coordinator.
         app: answers; the institution's client app by default.
     """
 
@@ -170,14 +170,10 @@ class Serving:
         beating = threading.Thread(target=self._beat, args=(ended,), name="heartbeat", daemon=True)
         beating.start()
         try:
-            pause = _BUSY_SECONDS
             while not self._stopping.is_set():
-                if self._one():
-                    pause = _BUSY_SECONDS
-                else:
+                if not self._one():  # the coordinator lets the node wait for a while before it says so
                     self._each_round()
-                    self._stopping.wait(pause)
-                    pause = min(1.2 * pause, _IDLE_SECONDS)
+                    self._stopping.wait(_PAUSE_SECONDS)
         finally:
             ended.set()
             beating.join()

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from cohortium.governance.operations import HealthPage, tell
 from cohortium.server.authority import server_context
+from cohortium.server.bell import GATE, RUN, Bell, ring
 from cohortium.server.control import Control, connect
 from cohortium.server.deployed import GATHER_SECONDS, WAVE_SECONDS
 from cohortium.server.gate import Gate, Noticeboard
@@ -105,14 +106,16 @@ class Coordinator:
             self._register(control)
             page = HealthPage("127.0.0.1", self._listening.health, self._health, self._registry)
             stack.callback(page.close)
-            gate = self._open_gate(context, superlink)
+            bell = Bell(self._folder, GATE)
+            stack.callback(bell.close)
+            gate = self._open_gate(context, superlink, bell)
             stack.callback(gate.close)
             tell(_log, "listening", host=self._listening.host, port=gate.port, health=page.port)
             self._go_on(control)
             self._watch(control, superlink, gate)
         tell(_log, "stopped")
 
-    def _open_gate(self, context: ssl.SSLContext, superlink: SuperLink) -> Gate:
+    def _open_gate(self, context: ssl.SSLContext, superlink: SuperLink, bell: Bell) -> Gate:
         def released(plan: str) -> dict[str, bytes] | None:
             return dict(self._studies.released(f"sha256:{plan}")) or None
 
@@ -126,6 +129,8 @@ class Coordinator:
             lambda: frozenset(active_keys(self._folder, datetime.now(UTC))),
             board,
             self._registry,
+            bell,
+            partial(ring, self._folder, RUN),
         )
 
     def _register(self, control: Control) -> None:

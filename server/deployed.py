@@ -83,7 +83,7 @@ def _conduct(grid: Grid, folder: Path, studies: Studies, plan: str, run: str) ->
     proposal, approved = studies.proposal(plan), frozenset(studies.approvals(plan))
     key = read_identity_file(folder / "identity.pem", find_password())
     members = partial(at_nodes, folder, approved)
-    prompt = PromptGrid(grid)
+    prompt = PromptGrid(grid, folder)
     wave = float(os.environ.get(WAVE_SECONDS, "600"))
     order = StudyOrder(
         plan=proposal.plan,
@@ -102,6 +102,7 @@ def _conduct(grid: Grid, folder: Path, studies: Studies, plan: str, run: str) ->
         note = partial(studies.note_progress, plan)
         released = conduct(prompt, order, SqlOnceStore(database), log, note)
     finally:
+        prompt.close()
         database.dispose()
         log_store.dispose()
     name, data = _file(released, key)

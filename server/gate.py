@@ -15,7 +15,8 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
@@ -33,6 +34,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cohortium.governance.operations import tell
+from cohortium.server.bell import Bell
 from cohortium.study.enrolment import transport_pem
 from cohortium.study.errors import CohortiumError, OutputError
 
@@ -62,6 +64,13 @@ MOST_CONNECTIONS = 16
 """Of one key at a time; a node needs three."""
 
 _BODY_SECONDS = 60.0
+
+_HOLD_SECONDS = 2.0
+"""How long a node that asks for messages waits here while there are none."""
+
+_TRUST_SECONDS = 30.0
+"""How long nobody having rung means that there are none."""
+
 _OURS = ("proposals", "approvals", "released")
 _KEY_HEADER = "flwr-public-key"
 _PASSED_ON = ("content-type", "flwr-")
@@ -110,6 +119,15 @@ class _Connection(H11Protocol):
             )
 
 
+@dataclass(frozen=True)
+class _Nothing:
+    """The SuperLink's answer that there is no message for a node; it stands until somebody rings, or for a while."""
+
+    rings: int
+    until: float
+    answer: Response
+
+
 class Gate:
     """The gate, from construction until `close`.
 
@@ -121,6 +139,8 @@ class Gate:
         keys: transport public keys of members whose enrolment stands now, as Flower writes them (PEM).
         board: proposals, approvals and results.
         registry: where its counters go.
+        bell: rung when messages were pushed.
+        replied: called when a node's reply is complete.
 
     Raises:
         OutputError: the port is in use.
@@ -136,8 +156,14 @@ class Gate:
         keys: Callable[[], frozenset[bytes]],
         board: Noticeboard,
         registry: CollectorRegistry,
+        bell: Bell,
+        replied: Callable[[], None],
     ) -> None:
         self._keys, self._board = keys, board
+        self._bell, self._replied = bell, replied
+        self._rings, self._rung = 0, asyncio.Event()
+        self._nothing: dict[bytes, _Nothing] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._requests = Counter("cohortium_gate_requests", "Requests", ["path", "outcome"], registry=registry)
         self._back = httpx.AsyncClient(base_url=superlink, verify=trusted, timeout=60.0)
         routes = [Route(f"/v1/fleet/{path}", self._forward, methods=["POST"]) for path in FLEET_PATHS]
@@ -147,14 +173,14 @@ class Gate:
             Route("/v1/cohortium/released/{plan}", self._released, methods=["GET"]),
         ]
         config = uvicorn.Config(
-            Starlette(routes=routes),
+            Starlette(routes=routes, lifespan=self._listen),
             http=_Connection,
             ws="none",
             host=host,
             port=port,
             log_config=None,
             access_log=False,
-            lifespan="off",
+            lifespan="on",
             server_header=False,
             limit_concurrency=512,
             timeout_keep_alive=30,
@@ -185,7 +211,24 @@ class Gate:
     def close(self) -> None:
         """End connections and stop."""
         self._server.should_exit = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
         self._thread.join(timeout=10)
+
+    @asynccontextmanager
+    async def _listen(self, _app: Starlette) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._bell, self._hear)
+        yield
+        self._loop.remove_reader(self._bell)
+
+    def _hear(self) -> None:
+        self._rings += self._bell.heard()
+        self._wake()
+
+    def _wake(self) -> None:
+        rung, self._rung = self._rung, asyncio.Event()
+        rung.set()
 
     async def _forward(self, request: Request) -> Response:
         """A request of a member's SuperNode, as it is; no other header and no other path goes through."""
@@ -199,13 +242,32 @@ class Gate:
         if path == "push-messages" and not _is_its_own(body):
             return self._refuse(path, "forged", 403)
         headers = {name: value for name, value in request.headers.items() if name.startswith(_PASSED_ON)}
+        if path == "pull-messages" and (nothing := await self._hold(request.state.key)) is not None:
+            self._requests.labels(path, "held").inc()
+            return nothing
+        rings = self._rings
         try:
             answer = await self._back.post(request.url.path, content=body, headers=headers)
         except httpx.HTTPError:
             return self._refuse(path, "no-superlink", 503)
         self._requests.labels(path, "forwarded" if answer.is_success else "failed").inc()
         kept = {name: value for name, value in answer.headers.items() if name.startswith(_PASSED_ON)}
-        return Response(answer.content, answer.status_code, kept)
+        response = Response(answer.content, answer.status_code, kept)
+        if path == "pull-messages" and answer.is_success and not answer.content:
+            self._nothing[request.state.key] = _Nothing(rings, time.monotonic() + _TRUST_SECONDS, response)
+        if path == "confirm-message-received" and answer.is_success:
+            self._replied()
+        return response
+
+    async def _hold(self, key: bytes) -> Response | None:
+        """That there is no message, after a while, or None as soon as the SuperLink is to be asked."""
+        nothing = self._nothing.get(key)
+        if nothing is None or time.monotonic() > nothing.until:
+            return None
+        if nothing.rings == self._rings:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._rung.wait(), _HOLD_SECONDS)
+        return nothing.answer if nothing.rings == self._rings else None
 
     async def _proposals(self, request: Request) -> Response:
         if not await self._is_member(request):

@@ -1,4 +1,4 @@
-"""A Flower grid as a deployed coordinator uses it: messages are packed, and replies looked for as soon as can be.
+"""A Flower grid as a deployed coordinator uses it: messages are packed, and replies looked for when they have come.
 
 Flower's own looks for replies once in three seconds, and moves every part of a message by a request of its own.
 """
@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from cohortium.server.bell import GATE, RUN, Bell, ring
 from cohortium.study.errors import RefusedError
 from cohortium.study.packing import packed, unpacked
 
 __all__ = ["PromptGrid"]
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+_LOOK_SECONDS = 0.5
+"""Between two looks for replies while some have not come."""
 
 
 class PromptGrid(Grid):
-    """A grid of Flower's, asked more often.
+    """A grid of Flower's that knows when to look, from construction until `close`.
 
     Args:
         grid: does the work.
+        folder: of the coordinator, for the bells.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, folder: Path) -> None:
+        self._grid, self._folder = grid, folder
+        self._bell = Bell(folder, RUN)
+
+    def close(self) -> None:
+        """Take the bell down."""
+        self._bell.close()
 
     @property
     def inner(self) -> Grid:
@@ -56,7 +65,9 @@ class PromptGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """See `Grid`. What they say is packed."""
-        return self._grid.push_messages([_with(message, packed(message.content)) for message in messages])
+        pushed = list(self._grid.push_messages([_with(message, packed(message.content)) for message in messages]))
+        ring(self._folder, GATE)
+        return pushed
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """See `Grid`. A reply that is not packed as it should be comes as one without content that can be used."""
@@ -67,16 +78,21 @@ class PromptGrid(Grid):
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = {identity for identity in self.push_messages(list(messages)) if identity}
         replies: list[Message] = []
-        pause = _FIRST_PAUSE
         while waiting:
+            self._await(len(waiting), deadline)
             for reply in self.pull_messages(waiting):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 replies.append(reply)
-            if not waiting or (deadline is not None and time.monotonic() >= deadline):
+            if deadline is not None and time.monotonic() >= deadline:
                 break
-            time.sleep(pause)
-            pause = min(1.5 * pause, _LONGEST_PAUSE)
         return replies
+
+    def _await(self, replies: int, deadline: float | None) -> None:
+        """Until so many replies have come, or it is time to look what has come so far."""
+        until = time.monotonic() + _LOOK_SECONDS
+        until = until if deadline is None else min(until, deadline)
+        while replies > 0 and (left := until - time.monotonic()) > 0:
+            replies -= self._bell.wait(left)
 
 
 def _with(message: Message, content: RecordDict) -> Message:

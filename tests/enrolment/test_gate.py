@@ -6,6 +6,7 @@ import socket
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from cohortium.client.joining import client_context
 from cohortium.server.authority import server_context
+from cohortium.server.bell import GATE, Bell, ring
 from cohortium.server.gate import FLEET_PATHS, MOST_CONNECTIONS, Gate, Noticeboard
 from cohortium.server.members import active_keys, load_members
 
@@ -36,6 +38,7 @@ class Behind:
 
     requests: list[tuple[str, bytes]] = field(default_factory=list)
     port: int = 0
+    answer: bytes = b"ok"
 
 
 @pytest.fixture
@@ -46,9 +49,9 @@ def behind() -> Iterator[Behind]:
         def do_POST(self) -> None:
             found.requests.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
             self.send_response(200)
-            self.send_header("content-length", "2")
+            self.send_header("content-length", str(len(found.answer)))
             self.end_headers()
-            self.wfile.write(b"ok")
+            self.wfile.write(found.answer)
 
         def log_message(self, *_: Any) -> None:
             return
@@ -68,6 +71,7 @@ class AtGate:
     house: House
     port: int
     taken: list[bytes]
+    replied: list[str]
 
     def key(self, name: str) -> str:
         return b64encode(load_members(self.house.coordinator)[name].current.transport.encode()).decode()
@@ -87,6 +91,9 @@ def at_gate(house: House, behind: Behind) -> Iterator[AtGate]:
     house.join("b")
     taken: list[bytes] = []
     board = Noticeboard(lambda: [b"{}"], taken.append, lambda plan: {"a.json": b"x"} if plan == "0" * 64 else None)
+    replied: list[str] = []
+    (house.coordinator / "run").mkdir()
+    bell = Bell(house.coordinator, GATE)
     gate = Gate(
         "127.0.0.1",
         0,
@@ -96,9 +103,12 @@ def at_gate(house: House, behind: Behind) -> Iterator[AtGate]:
         lambda: frozenset(active_keys(house.coordinator, datetime.now(UTC))),
         board,
         CollectorRegistry(),
+        bell,
+        lambda: replied.append("a reply"),
     )
-    yield AtGate(house, gate.port, taken)
+    yield AtGate(house, gate.port, taken, replied)
     gate.close()
+    bell.close()
 
 
 def pushed(node: int, said: int) -> bytes:
@@ -168,3 +178,42 @@ def test_endless_headers_and_other_protocols_are_cut_off(at_gate: AtGate) -> Non
     assert at_gate.ask("a", "cohortium/proposals", headers={"x-long": "y" * (1 << 18)}).status_code == 400
     upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "x"}
     assert at_gate.ask("a", "cohortium/proposals", headers=upgrade).status_code == 200  # as if it had not asked
+
+
+def test_who_asks_for_messages_waits_while_there_are_none_and_no_longer(
+    at_gate: AtGate, behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [("/v1/fleet/pull-messages", b"")]
+    behind.answer = b""
+    monkeypatch.setattr("cohortium.server.gate._HOLD_SECONDS", 0.2)
+    for _ in range(2):  # the first is told what the SuperLink says, the second waited without asking it
+        assert at_gate.ask("a", "fleet/pull-messages", content=b"").content == b""
+        assert behind.requests == asked
+    assert at_gate.ask("b", "fleet/pull-messages", content=b"").content == b""
+    assert behind.requests == 2 * asked
+    monkeypatch.setattr("cohortium.server.gate._HOLD_SECONDS", 60)
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(at_gate.ask, name, "fleet/pull-messages", content=b"") for name in ("a", "b")]
+        assert wait(held, 0.3).done == set()
+        behind.answer = b"a message"
+        ring(at_gate.house.coordinator, GATE)
+        assert [one.result(10).content for one in held] == [b"a message"] * 2
+    assert behind.requests == 4 * asked
+
+
+def test_nobody_having_rung_is_believed_for_a_while_only(
+    at_gate: AtGate, behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind.answer = b""
+    monkeypatch.setattr("cohortium.server.gate._TRUST_SECONDS", -1)
+    for asked in (1, 2):
+        at_gate.ask("a", "fleet/pull-messages", content=b"")
+        assert len(behind.requests) == asked
+
+
+def test_a_reply_that_is_complete_is_told(at_gate: AtGate) -> None:
+    at_gate.ask("a", "fleet/push-messages", content=pushed(NORTH, NORTH))
+    at_gate.ask("a", "fleet/push-object", content=b"")
+    assert at_gate.replied == []
+    at_gate.ask("a", "fleet/confirm-message-received", content=b"")
+    assert at_gate.replied == ["a reply"]
