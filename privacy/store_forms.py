@@ -333,7 +333,10 @@ def copy_store(path: Path, copy: Path, tables: Sequence[Table]) -> None:
     Raises:
         DataError: as `open_store`.
     """
-    source, target = open_store(path, read_only=True), open_sqlite(copy, copy.parent, create=True, read_only=False)
+    url = store_url(path)
+    in_postgresql = url is not None and url.drivername != "sqlite"
+    source = open_store(path, create=False, read_only=in_postgresql)  # a file under its lock: others may write to it
+    target = open_sqlite(copy, copy.parent, create=True, read_only=False)
     try:
         if source.dialect.name == "sqlite":
             _backed_up(source, target)

@@ -241,9 +241,12 @@ def _touch(path: Path) -> None:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Without a write-ahead log nobody has the file open, and reading it as immutable leaves no file beside it."""
-    log = path.with_name(path.name + "-wal")
-    mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    """Where nobody has the file open, reading it as immutable leaves no file beside it.
+
+    Whoever has it open keeps an index beside it (`-shm`), also while the write-ahead log is empty.
+    """
+    index, log = (path.with_name(f"{path.name}-{end}") for end in ("shm", "wal"))
+    mode = "mode=ro" if index.exists() or (log.exists() and log.stat().st_size) else "mode=ro&immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=_WAIT)
 
 

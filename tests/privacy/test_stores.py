@@ -17,10 +17,11 @@ import sqlalchemy as sa
 
 from cohortium.client.store import NodeStore
 from cohortium.governance.consent import ConsentStore
+from cohortium.privacy import store_forms
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger
 from cohortium.privacy.secure_sum import SqlOnceStore
-from cohortium.privacy.store_forms import Form, append_only, open_form
+from cohortium.privacy.store_forms import Form, append_only, copy_store, drop_leftovers, open_form
 from cohortium.privacy.stores import has_store, open_store
 from cohortium.study.errors import DataError
 
@@ -257,6 +258,55 @@ def test_a_step_that_fails_leaves_the_store_as_it_was(things: sa.Engine) -> None
     opened(things, OLD)
     assert rows(things, "SELECT * FROM things") == [(7,)]
     opened(things, NEW)
+
+
+# --- read and copied while others write -----------------------------------------------------------------------------
+
+
+def is_noticed(reader: sa.Engine, path: Path) -> bool:
+    """Whether a writer that cuts off its log waits for who reads: else pages would change beneath the reader."""
+    reading = reader.raw_connection()
+    reading.cursor().execute("BEGIN")
+    reading.cursor().execute("SELECT * FROM things").fetchall()
+    writer = open_store(path)
+    with writer.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO things SELECT max(number) + 1 FROM things")
+    cutting = writer.raw_connection()
+    cutting.cursor().execute("PRAGMA busy_timeout=0")
+    busy, *_ = cutting.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    for one in (cutting, reading):
+        one.close()
+    writer.dispose()
+    return bool(busy)
+
+
+@pytest.mark.parametrize("things", ["sqlite"], indirect=True)
+def test_who_reads_alone_is_noticed_also_after_the_log_was_cut_off(things: sa.Engine, tmp_path: Path) -> None:
+    assert drop_leftovers(things)
+    assert (tmp_path / "review.sqlite-wal").stat().st_size == 0
+    again = open_store(tmp_path / "review.sqlite", read_only=True)
+    assert is_noticed(again, tmp_path / "review.sqlite")
+    again.dispose()
+
+
+@pytest.mark.parametrize("things", ["sqlite"], indirect=True)
+def test_a_copy_is_one_state_whoever_begins_to_write_meanwhile(
+    things: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    things.dispose()
+    assert not (tmp_path / "review.sqlite-wal").exists(), "nobody has it open when the copy begins"
+    noticed, copied = [], store_forms._backed_up
+
+    def meanwhile(source: sa.Engine, target: sa.Engine) -> None:
+        noticed.append(is_noticed(source, tmp_path / "review.sqlite"))
+        copied(source, target)
+
+    monkeypatch.setattr(store_forms, "_backed_up", meanwhile)
+    copy_store(tmp_path / "review.sqlite", tmp_path / "copy", [])
+    assert noticed == [True]
+    copy = open_store(tmp_path / "copy", create=False)
+    assert rows(copy, "SELECT * FROM things") == [(7,), (8,)]
+    copy.dispose()
 
 
 def test_a_form_without_steps_from_there_is_refused(things: sa.Engine) -> None:
