@@ -17,7 +17,7 @@ from cohortium.governance.access import Act
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.study.errors import DataError
-from cohortium.study.keys import check_password, find_password
+from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, check_password, find_password
 
 __all__ = ["app"]
 
@@ -29,7 +29,13 @@ app = typer.Typer(
 )
 
 _Folder = Annotated[Path, typer.Argument(help="The node's state folder.")]
-_Password = Annotated[Path | None, typer.Option(help="A file with the backup's password on its first line.")]
+_Password = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"File with the backup's password on its first line; else that of the keys: {PASSWORD_FILE}, the systemd "
+        f"credential {CREDENTIAL}, or a prompt."
+    ),
+]
 
 
 @app.command("make")

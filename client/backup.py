@@ -10,6 +10,7 @@ tables are not in it: they are read again from the institution's own tables.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +27,15 @@ from typing import Annotated, Any, BinaryIO, Literal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sqlalchemy import Table
 
 from cohortium.client.audience.store import TABLES as AUDIENCE_TABLES
 from cohortium.client.seeds import TABLES as SEED_TABLES
 from cohortium.client.store import TABLES as NODE_TABLES
 from cohortium.client.store import NodeStore
+from cohortium.governance.access import ACCESS_FILE, AccountStore
+from cohortium.governance.access import TABLES as ACCESS_TABLES
 from cohortium.governance.consent.tables import metadata as consent_tables
 from cohortium.governance.log.store import TABLES as LOG_TABLES
 from cohortium.governance.log.witness import TABLES as WITNESS_TABLES
@@ -49,6 +53,7 @@ from cohortium.study.errors import DataError, OutputError, RefusedError
 __all__ = ["Made", "make_backup", "restore_backup"]
 
 _STORES = {
+    "access": (ACCESS_TABLES, LOG_TABLES),
     "log": (LOG_TABLES, WITNESS_TABLES),
     "node": (LEDGER_TABLES, NODE_TABLES, SUM_TABLES, SEED_TABLES, AUDIENCE_TABLES),
     "review": (REVIEW_TABLES,),
@@ -57,7 +62,8 @@ _STORES = {
 }
 """In the order in which they are copied: the log before the ledger, and consent last, so that it knows the most."""
 
-_LEFT_OUT = frozenset({"customers", STORES_FILE})
+_LEFT_OUT = frozenset({"customers", "inbox", STORES_FILE})
+_SCRATCH = ".backup-"
 _COST, _BLOCK, _PARALLEL = 2**17, 8, 1
 _PIECE = 2**20
 _MOST_LINE, _MOST_MANIFEST = 4096, 2**24
@@ -65,12 +71,18 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)
 _ALTERED = "the password is wrong, or the file was altered or cut off"
 
 
+def _is_power(cost: int) -> int:
+    if cost & (cost - 1):
+        raise ValueError("the cost is a power of 2; take the file that was made")
+    return cost
+
+
 class _Head(Agreed):
     """The line before the pieces."""
 
     format: Literal["cohortium.backup/1"] = Field(default="cohortium.backup/1", alias="schema")
     salt: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    cost: Annotated[int, Field(ge=2, le=2**20)]
+    cost: Annotated[int, Field(ge=2, le=_COST), AfterValidator(_is_power)]
 
     def to_bytes(self) -> bytes:
         return canonical_bytes(self.model_dump(mode="json", by_alias=True)) + b"\n"
@@ -113,7 +125,7 @@ def make_backup(folder: Path, out: Path, password: str) -> Made:
 
     Raises:
         DataError: there is no node, or a store cannot be read.
-        OutputError: the file is there, or cannot be written; nothing is left.
+        OutputError: the file is there, or cannot be written; nothing is left. Or another backup is being made.
     """
     try:
         institution = str(json.loads((folder / "node.json").read_bytes())["institution"])
@@ -124,8 +136,8 @@ def make_backup(folder: Path, out: Path, password: str) -> Made:
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     partial = out.with_name(f".{out.name}.partial")
     try:
-        with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder) as scratch:
-            files = dict(_files(folder, Path(scratch)))
+        with _scratch(folder) as scratch:
+            files = dict(_files(folder, scratch))
             members = tuple(
                 _Member(name=name, size=path.stat().st_size, sha256=_sha256(path)) for name, path in files.items()
             )
@@ -182,6 +194,27 @@ def restore_backup(file: Path, to: Path, password: str, stores: Path | None = No
 
 
 # --- making ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A private folder for copies of the stores; those that a killed process left go first."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        for left in folder.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
+            yield Path(scratch)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError("another backup is being made", place=str(folder), fix="wait for it") from error
 
 
 def _files(folder: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
@@ -314,6 +347,12 @@ def _mark(folder: Path, made_at: str) -> None:
         NodeStore(engine).mark_restored(made_at)
     finally:
         engine.dispose()
+    if has_store(folder / ACCESS_FILE):
+        engine = open_store(folder / ACCESS_FILE, create=False)
+        try:
+            AccountStore(engine).note_restored(made_at)
+        finally:
+            engine.dispose()
 
 
 def _move(path: Path, to: Path) -> None:

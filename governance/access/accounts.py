@@ -26,7 +26,7 @@ from cohortium.privacy.randomness import fresh_key
 from cohortium.privacy.store_forms import Form, append_only, open_form
 from cohortium.study.errors import DataError, RefusedError
 
-__all__ = ["Account", "AccountStore", "Person", "os_login"]
+__all__ = ["TABLES", "Account", "AccountStore", "Person", "os_login"]
 
 State = Literal["active", "disabled"]
 
@@ -35,18 +35,18 @@ _FIRST = "first"
 _SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,127}")
 _MAX_LOGIN = 256
 
-_metadata = MetaData()
+TABLES = MetaData()
 
 _header = Table(
     "access_header",
-    _metadata,
+    TABLES,
     Column("schema", String, primary_key=True),
     Column("key", LargeBinary, nullable=False),
 )
 
 _accounts = Table(
     "accounts",
-    _metadata,
+    TABLES,
     Column("name", String, primary_key=True),
     Column("roles", String, nullable=False),
     Column("login", String),
@@ -62,7 +62,7 @@ _FORM = Form(
     "cohortium.access/1",
     "store of accounts",
     _header,
-    _metadata,
+    TABLES,
     "put back the newest copy, or use the version that wrote it",
 )
 
@@ -341,6 +341,11 @@ class AccountStore:
         told = {"roles": sorted(roles), "login": login, "password": None if kept is None else _digest(kept)}
         self._write({"event": "account-added", "account": by, "subject": name, **told})
         return Account(name, frozenset(roles), login, "active")
+
+    def note_restored(self, made_at: str) -> None:
+        """Log that the accounts were put back as they were then: who was disabled since may have an account again."""
+        with self._joined.together():
+            self._write({"event": "accounts-restored", "made_at": made_at, "login": os_login()})
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from cohortium.client.backup import make_backup, restore_backup
 from cohortium.client.node import Node, open_node
 from cohortium.client.restored import confirm
 from cohortium.client.store import NodeStore
+from cohortium.governance.access import Person, Role, create_accounts, open_accounts, passwords
 from cohortium.governance.consent import ConsentStore
 from cohortium.governance.log import AuditLog, Ed25519Signer, LogReader, log_origin
 from cohortium.models.marginals import Axis, MarginalsQuery
@@ -156,6 +157,7 @@ def test_a_node_comes_back_whole(house: House, made: Path, tmp_path: Path) -> No
     (house.folder / "models" / "m.safetensors").write_bytes(bytes(3 * 2**20))  # longer than a piece
     (house.folder / "customers").mkdir()
     (house.folder / "customers" / "table.parquet").write_bytes(b"rows")
+    (house.folder / ".backup-of-a-killed-process").mkdir()
     told = make_backup(house.folder, tmp_path / "again", PASSWORD)
     assert told == restore_backup(tmp_path / "again", tmp_path / "back", PASSWORD)
     back = tmp_path / "back"
@@ -214,6 +216,40 @@ def test_a_wrong_password_and_places_that_are_taken(house: House, made: Path, tm
         restore_backup(made, house.folder, PASSWORD)
     with pytest.raises(DataError, match="holds no node"):
         make_backup(tmp_path, tmp_path / "none", PASSWORD)
+    with backup._scratch(house.folder), pytest.raises(OutputError, match="another backup is being made"):
+        make_backup(house.folder, tmp_path / "second", PASSWORD)
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("cost", [0, 1, 3, 2**18, 2**40])
+def test_a_file_does_not_choose_what_its_password_costs(cost: int, tmp_path: Path) -> None:
+    line = canonical_bytes({"schema": "cohortium.backup/1", "salt": "0" * 64, "cost": cost})
+    (tmp_path / "hostile").write_bytes(line + b"\n" + bytes(100))
+    with pytest.raises(DataError, match="cost"):
+        restore_backup(tmp_path / "hostile", tmp_path / "back", PASSWORD)
+
+
+def test_accounts_come_back_and_their_log_says_so(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "COST", 2)
+    create_accounts(house.folder, "kim")
+    with open_accounts(house.folder) as store:
+        store.add("rolf", [Role.AUDITOR], by=Person("kim", frozenset()), password=PASSWORD)
+        kept = store.log.newest()
+    made = make_backup(house.folder, tmp_path / "b", PASSWORD)
+    with open_accounts(house.folder) as store:
+        store.disable("rolf", by=Person("kim", frozenset()))
+        newer = store.log.newest()
+    restore_backup(tmp_path / "b", tmp_path / "back", PASSWORD)
+    with open_accounts(tmp_path / "back") as store:
+        assert {one.name: one.state for one in store.accounts()} == {"kim": "active", "rolf": "active"}
+        (entry,) = store.log.entries(2, store.log.size)
+        assert (entry.entry["event"], entry.entry["made_at"]) == ("accounts-restored", made.made_at)
+        assert kept is not None
+        assert newer is not None
+        assert store.verify([kept]) == ()
+        assert store.verify([newer]) != (), "who kept a newer checkpoint sees what is missing"
 
 
 @pytest.mark.parametrize("name", ["../out", "/dev/shm/cohortium-out", "a/../../out", ".hidden", "a//b", "a\n"])
