@@ -28,9 +28,12 @@ from cohortium.client.store import NodeStore
 from cohortium.governance.access import Person, Role, create_accounts, open_accounts, passwords
 from cohortium.governance.consent import ConsentStore
 from cohortium.governance.log import AuditLog, Ed25519Signer, LogReader, log_origin
+from cohortium.governance.obligations import ObligationRegister
+from cohortium.governance.obligations.register import TABLES as OBLIGATION_TABLES
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
+from cohortium.privacy.store_forms import insert_all
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.witnesses import Witnesses
 from cohortium.study.canonical import canonical_bytes
@@ -450,11 +453,17 @@ def test_a_node_in_postgresql_is_backed_up_and_put_back(
     make_house: Callable[[], House], tmp_path: Path, in_postgresql: Callable[..., str]
 ) -> None:
     """Into SQLite, and into fresh schemas; its ledger is verified by the second code path everywhere."""
-    stores = ("node", "consent", "review", "log")
+    stores = ("node", "consent", "review", "log", "obligations")
     in_postgresql(_in(tmp_path / "federation-0" / "bank 0", "x").parent, stores)
     house = make_house()
     house.begin()
     house.release()
+    engine = open_store(house.folder / "obligations.sqlite")
+    ObligationRegister(engine)
+    events = [(number, "breach", "2026-01-01", "x", str(number), "2026-01-02") for number in (1, 2)]
+    with engine.begin() as connection:
+        insert_all(connection, OBLIGATION_TABLES.tables["occurrences"], events)
+    engine.dispose()
     assert not list(house.folder.glob("*.sqlite"))
     make_backup(house.folder, tmp_path / "made", PASSWORD)
     restore_backup(tmp_path / "made", tmp_path / "files", PASSWORD)
@@ -468,6 +477,10 @@ def test_a_node_in_postgresql_is_backed_up_and_put_back(
         done = CliRunner().invoke(ledger_commands, ["verify", str(folder)])
         assert (done.exit_code, done.output.startswith("1 charges, verified")) == (0, True), done.exception
     for folder in (tmp_path / "files", tmp_path / "schemas"):
+        engine = open_store(folder / "obligations.sqlite", create=False)
+        with engine.begin() as connection:
+            assert [*map(tuple, connection.exec_driver_sql("SELECT * FROM occurrences ORDER BY number"))] == events
+        engine.dispose()
         with pytest.raises(RefusedError, match="answers nothing yet"):
             open_node(folder, house.people)
         house.confirm(folder, house.tell(tmp_path, 1, 2))
