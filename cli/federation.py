@@ -14,7 +14,7 @@ from rich.table import Table
 from cohortium.cli.access import authorised
 from cohortium.governance.access import Act, create_accounts
 from cohortium.server.founding import SETTINGS, found_federation, read_coordinator
-from cohortium.server.members import CHARTER, add_reviewers, enrol, load_members, revoke
+from cohortium.server.members import CHARTER, Member, add_reviewers, enrol, load_members, revoke
 from cohortium.study.charter import Reviewer
 from cohortium.study.document import read_json, validated
 from cohortium.study.enrolment import file_name, load_request
@@ -100,11 +100,15 @@ def enrol_member(
     target = out or Path(f"{file_name(asked.institution)}.enrolment.json")
     _write(target, found.enrolment.to_bytes())
     confirmed = read_coordinator(folder).fingerprint(folder)
+    member, changed = found.member.current, _changed(found.member)
     told = {
         "institution": asked.institution,
         "outcome": found.kind,
-        "serial": found.member.current.serial,
-        "not_after": found.member.current.not_after.isoformat(),
+        "region": member.region,
+        "group": member.group,
+        "changed": changed,
+        "serial": member.serial,
+        "not_after": member.not_after.isoformat(),
         "file": str(target),
         "fingerprint": confirmed,
     }
@@ -116,7 +120,9 @@ def enrol_member(
     _say(
         told,
         [
-            f"{lines[found.kind]}, until {found.member.current.not_after:%Y-%m-%d}",
+            f"{lines[found.kind]}, until {member.not_after:%Y-%m-%d}",
+            f"region {member.region}, {f'group {member.group}' if member.group else 'no group'}",
+            *(f"CHANGED {one}: ask the institution why" for one in changed),
             f"send back {target}; fingerprint to read out: {confirmed}",
         ],
         as_json,
@@ -193,6 +199,15 @@ def members(folder: _Folder, as_json: _Json = False) -> None:
     for name, one in listed:
         table.add_row(name, one.region, one.group or "", one.state, f"{one.not_after:%Y-%m-%d}")
     Console(highlight=False, markup=False).print(table)
+
+
+def _changed(member: Member) -> list[str]:
+    """What the newest certificate says of the institution that the one before did not."""
+    if not member.former:
+        return []
+    before, now = member.former[-1], member.current
+    pairs = {"region": (before.region, now.region), "group": (before.group, now.group)}
+    return [f"{name} from {old or 'none'} to {new or 'none'}" for name, (old, new) in pairs.items() if old != new]
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -213,7 +213,7 @@ def review_plan(folder: _Node, plan: _SomePlan = None, proposal: _File = None, a
       cohortium study review state/north 3f9a2c
       cohortium study review state/north --proposal spring.proposal.json --json
     """
-    authorised(folder, Act.STUDY_REVIEW, plan)
+    authorised(folder, Act.STUDY_REVIEW, _named(plan, proposal))
     told = review(folder, _asked_for(folder, plan, proposal))
     if as_json:
         typer.echo(json.dumps(told.to_json(), indent=2, ensure_ascii=False))
@@ -242,7 +242,7 @@ def approve_plan(
       cohortium study approve state/north 3f9a2c
       cohortium study approve state/north --proposal spring.proposal.json --out north.approval.json
     """
-    person = authorised(folder, Act.STUDY_APPROVE, plan)
+    person = authorised(folder, Act.STUDY_APPROVE, _named(plan, proposal))
     digest = _asked_for(folder, plan, proposal)
     key = read_key(folder, None if password_file is None else find_password(password_file))
     said = approve(folder, digest, os_login() if person is None else person.account, key)
@@ -369,6 +369,11 @@ def _asked_for(folder: Path, plan: str | None, proposal: Path | None) -> str:
     return _known(folder, str(plan))
 
 
+def _named(plan: str | None, proposal: Path | None) -> str | None:
+    """For the log of acts: the plan as the caller names it."""
+    return proposal.name if plan is None and proposal is not None else plan
+
+
 def _known(folder: Path, wanted: str) -> str:
     """The digest of the proposed plan that begins with these digits."""
     digits = wanted.removeprefix("sha256:")
@@ -405,11 +410,12 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for one in pending(folder):
         plan, file = one.proposal.plan, approval_file(folder, one.proposal.plan.digest)
-        results = folder / "released" / file.stem
+        results, taken = folder / "released" / file.stem, file.with_suffix(".taken")
         rows.append(
             {
                 **_row(plan.digest, plan.name, plan.study, plan.expires, one.state),
-                "delivered": file.with_suffix(".taken").exists(),
+                "delivered": taken.exists() and not taken.read_bytes(),
+                "refused": taken.exists() and bool(taken.read_bytes()),
                 "released": sorted(path.name for path in results.iterdir()) if results.is_dir() else [],
             }
         )
@@ -455,7 +461,8 @@ def _status_lines(found: StudyStatus) -> list[str]:
 def _node_lines(row: dict[str, Any]) -> list[str]:
     lines = [f"{row['name']} ({row['study']}), {row['plan']}: {row['state']}"]
     if row["state"] == "approved":
-        lines += [f"  the approval {'was' if row['delivered'] else 'was not yet'} delivered"]
+        told = "was refused by the coordinator" if row["refused"] else "was not yet delivered"
+        lines += [f"  the approval {'was delivered' if row['delivered'] else told}"]
     return lines + ([f"  released: {', '.join(row['released'])}"] if row["released"] else [])
 
 

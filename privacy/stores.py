@@ -95,7 +95,7 @@ def store_url(path: Path) -> URL | None:
         url = make_url(told)
     except ArgumentError:
         raise DataError("is no SQLAlchemy URL", place=place, fix="write postgresql+psycopg://USER@HOST/DB") from None
-    if url.password is not None:
+    if url.password is not None or "password" in url.query:
         raise DataError(
             "holds a password", place=place, fix="put it into the file that password_file names, or into PGPASSFILE"
         )

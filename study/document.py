@@ -67,7 +67,8 @@ def parse_toml(text: str, place: str, error: type[CohortiumError]) -> dict[str, 
 def read_json(path: Path, error: type[CohortiumError]) -> dict[str, Any]:
     """The object in a JSON file; `error`, in one line, when it cannot be read or is no such object (`parse_json`)."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON + 1)
     except OSError as failure:
         raise error(failure.strerror or "cannot be read", place=str(path), fix="check the path") from failure
     return parse_json(data, str(path), error)

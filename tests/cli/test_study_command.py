@@ -248,6 +248,9 @@ def test_a_node_tells_what_was_delivered_and_what_came_back(world: World) -> Non
     (north / "released" / digits / "bundle.json").write_bytes(b"{}")
     text = world.call("status", north, plan).stdout
     assert "was delivered" in text
+    next((north / "approvals").glob("*.taken")).write_bytes(b"refused")
+    assert "was refused by the coordinator" in world.call("status", north).stdout
+    assert world.told("status", north)[0]["delivered"] is False
     assert "released: bundle.json" in text
 
 

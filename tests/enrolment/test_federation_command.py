@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 from cohortium.cli import log
 from cohortium.cli.main import app
 from cohortium.client.joining import client_context
-from cohortium.client.node import identity_key
+from cohortium.client.node import identity_key, read_key
 from cohortium.governance.access import ACCESS_FILE
 from cohortium.privacy.keypairs import fresh_identity
 from cohortium.server.authority import server_context
 from cohortium.simulations.starter import write_starter
 from cohortium.study.charter import load_charter
+from cohortium.study.enrolment import load_request
 from cohortium.study.errors import CohortiumError
 from cohortium.study.keys import PASSWORD_FILE, plain_pem, write_new_key, write_whole
 
@@ -85,6 +86,26 @@ def test_the_whole_exchange(desk: Path) -> None:
     assert (ended["institution"], ended["reason"]) == ("bank a", "left")
     (member,) = told("federation", "members", "coordinator")["members"]
     assert (member["institution"], member["state"], member["reason"]) == ("bank a", "revoked", "left")
+
+
+def test_a_member_that_moves_with_its_new_key_is_seen_by_who_enrols_it(desk: Path) -> None:
+    """The region decides which rules apply, the group who may witness; both may change with a new key, not unseen."""
+    founded, asked = told(*FOUND), told(*ASK)
+    first = run("federation", "enrol", "coordinator", asked["file"], "--fingerprint", asked["fingerprint"])
+    assert "region EU, no group" in first
+    assert "CHANGED" not in first
+    run("node", "join", "state", "bank%20a.enrolment.json", "--fingerprint", founded["fingerprint"])
+    run("node", "rotate", "state", "--out", "again.json")
+    honest, key = load_request(desk / "again.json"), read_key(desk / "state", PASSWORD)
+    moved = honest.model_copy(update={"region": "US", "group": "holding"})
+    (desk / "moved.json").write_bytes(
+        moved.model_copy(update={"signature": key.sign(moved.signed_bytes()).hex()}).to_bytes()
+    )
+    heard = load_request(desk / "moved.json").fingerprint
+    said = run("federation", "enrol", "coordinator", "moved.json", "--fingerprint", heard)
+    assert "region US, group holding" in said
+    assert "CHANGED region from EU to US" in said
+    assert "CHANGED group from none to holding" in said
 
 
 def test_people_read_what_to_do_next(desk: Path) -> None:

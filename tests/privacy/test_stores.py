@@ -42,6 +42,7 @@ def declare(folder: Path, *lines: str, mode: int = 0o600) -> Path:
     ("lines", "words"),
     [
         (('node = "postgresql://u:secret-word@h/d"',), "holds a password"),
+        (('node = "postgresql://u@h/d?password=secret-word"',), "holds a password"),
         (('node = "mysql://u@h/d"',), "not known here"),
         (('node = "sqlite:///beside.sqlite"',), "not known here"),
         (('node = "no url"',), "is no SQLAlchemy URL"),

@@ -22,6 +22,7 @@ from cohortium.study.charter import (
     parse_charter,
     prove_possession,
 )
+from cohortium.study.document import read_json
 from cohortium.study.errors import PlanError
 from cohortium.study.plan import MAX_EPSILON, MIN_CELL, Plan
 
@@ -74,6 +75,12 @@ def test_a_json_charter_that_is_none_is_refused_in_one_line(tmp_path: Path, text
         load_charter(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_more_of_a_file_is_read_than_a_document_may_have(tmp_path: Path) -> None:
+    """A device without an end, or a file of many gigabytes, would fill the memory."""
+    with pytest.raises(PlanError, match="is no JSON document"):
+        read_json(Path("/dev/zero"), PlanError)
 
 
 def test_toml_nested_too_deeply_is_refused_in_one_line(tmp_path: Path) -> None:
