@@ -11,7 +11,7 @@ answers after its restart what it had been asked; Flower would have forgotten th
 
 from __future__ import annotations
 
-import os
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -39,6 +39,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
+    get_object_type_from_object_content,
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -48,19 +49,20 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 
-from cohortium.study.errors import CohortiumError, RefusedError
+from cohortium.study.errors import CohortiumError, OutputError, RefusedError
+from cohortium.study.keys import write_whole
 
-__all__ = ["HEARTBEAT_SECONDS", "Delivered", "FleetLink", "LinkLostError", "StrangerError"]
+__all__ = ["HEARTBEAT_SECONDS", "Delivered", "FleetLink", "LinkLostError", "StrangerError", "http_client"]
 
 HEARTBEAT_SECONDS = 10
 """A node that was not heard of for twice as long counts as gone; the shortest that Flower allows."""
 
-MAX_OBJECTS = 4096
-"""Parts of one message."""
+MAX_BYTES = 1 << 26
+"""Of one answer of the coordinator, and of one message."""
 
-MAX_BYTES = 1 << 28
-"""Of one message."""
-
+_ANSWER_SECONDS = 300.0
+_PARTS = ["ConfigRecord", "Message", "RecordDict"]  # of a packed message: no array, whose parts could repeat for ever
+_NAME = re.compile(r"[0-9a-f]{64}")
 _SUFFIX, _NODE = ".message", "node"
 _PART_SECONDS = 30.0
 
@@ -88,6 +90,53 @@ class Delivered:
     message: Message
 
 
+def http_client(context: ssl.SSLContext) -> httpx.Client:
+    """A client that takes from whom it asks so many bytes, as they are, in so much time; it follows nobody elsewhere.
+
+    What exceeds that is an `httpx.RemoteProtocolError`.
+    """
+    headers = {"accept-encoding": "identity"}
+    return httpx.Client(verify=context, timeout=30.0, headers=headers, event_hooks={"response": [_bound]})
+
+
+def _bound(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.RemoteProtocolError("a compressed answer")
+    if not isinstance(response.stream, httpx.SyncByteStream):
+        raise httpx.RemoteProtocolError("an answer without a stream")
+    response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        size, deadline = 0, time.monotonic() + _ANSWER_SECONDS
+        for chunk in self._stream:
+            size += len(chunk)
+            if size > MAX_BYTES or time.monotonic() > deadline:
+                raise httpx.RemoteProtocolError("an endless answer")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _Client(FleetHttpClient):
+    """Flower's, which alone would follow the coordinator to any address, and read and inflate whatever comes."""
+
+    def __init__(self, address: str, context: ssl.SSLContext, key: EllipticCurvePrivateKey) -> None:
+        version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
+        super().__init__(
+            f"https://{address}",
+            interceptors=[version, NodeAuthHttpInterceptor(key, key.public_key())],
+            verify=context,
+        )
+        self._client.close()
+        self._client = http_client(context)
+
+
 class FleetLink:
     """The link of one node. One thread pulls and replies; another one may send heartbeats.
 
@@ -99,20 +148,15 @@ class FleetLink:
     """
 
     def __init__(self, address: str, context: ssl.SSLContext, key: EllipticCurvePrivateKey, inbox: Path) -> None:
-        self._client = FleetHttpClient(
-            f"https://{address}",
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(key, key.public_key()),
-            ],
-            verify=context,
-        )
+        self._client = _Client(address, context, key)
         self._public = public_key_to_bytes(key.public_key())
         self._address = address
         self._inbox = inbox
         self._node = FlowerNode()
         self._bundles: dict[int, str] = {}
         inbox.mkdir(mode=0o700, exist_ok=True)
+        for left in inbox.glob(".*.partial"):
+            left.unlink()
 
     @property
     def node_id(self) -> int:
@@ -136,7 +180,7 @@ class FleetLink:
                 self._take_back()
                 answer = self._client.ActivateNode(request)
         self._node = FlowerNode(node_id=answer.node_id)
-        _write_whole(self._inbox / _NODE, str(answer.node_id).encode())
+        self._keep(_NODE, str(answer.node_id).encode())
 
     def beat(self) -> None:
         """Say that the node is still here; errors as `connect`."""
@@ -161,6 +205,7 @@ class FleetLink:
 
         Raises:
             LinkLostError, StrangerError: as `connect`.
+            OutputError: the inbox cannot be written.
         """
         waiting = sorted(path.name for path in self._inbox.glob(f"*{_SUFFIX}"))
         if waiting:
@@ -170,9 +215,9 @@ class FleetLink:
         if not response.messages_list:
             return None
         identity = str(response.messages_list[0].metadata.message_id)
-        if not identity or not identity.isalnum() or len(identity) > 128 or len(response.messages_list) != 1:
+        if len(response.messages_list) != 1 or not _NAME.fullmatch(identity):
             raise LinkLostError("a message without a proper name", place=self._address)
-        _write_whole(self._inbox / (identity + _SUFFIX), response.SerializeToString())
+        self._keep(identity + _SUFFIX, response.SerializeToString())
         return identity + _SUFFIX
 
     def open(self, name: str) -> Delivered:
@@ -186,22 +231,24 @@ class FleetLink:
         try:
             response.ParseFromString((self._inbox / name).read_bytes())
             message, tree = message_from_proto(response.messages_list[0]), response.message_object_trees[0]
-        except (DecodeError, IndexError, ValueError, TypeError) as error:
+        except Exception as error:  # Flower's decoders raise whatever foreign bytes make them raise
             raise RefusedError("a message that cannot be read") from error
         run, identity = message.metadata.run_id, message.metadata.message_id
         contents: dict[str, bytes] = {}
         with self._talking():
             bundle = self._bundle(run)
             parts = [part.object_id for part in iterate_object_tree(tree)]
-            if len(parts) > MAX_OBJECTS:
-                raise RefusedError(f"a message of more than {MAX_OBJECTS} parts")
-            for part in dict.fromkeys(parts):
+            if len(parts) != len(_PARTS):
+                raise RefusedError("a message that is not packed")
+            for part in parts:
                 contents[part] = self._object(run, part)
                 if sum(map(len, contents.values())) > MAX_BYTES:
                     raise RefusedError(f"a message of more than {MAX_BYTES} bytes")
         try:
+            if sorted(map(get_object_type_from_object_content, contents.values())) != _PARTS:
+                raise RefusedError("a message that is not packed")
             whole = inflate_object_from_contents(identity, contents)
-        except Exception as error:  # Flower's decoders raise whatever foreign bytes make them raise
+        except Exception as error:
             raise RefusedError("a message whose content cannot be read") from error
         if not isinstance(whole, Message) or not whole.has_content() or whole.metadata.run_id != run:
             raise RefusedError("a message that is not what its name says")
@@ -210,17 +257,21 @@ class FleetLink:
         whole.metadata.__dict__["_message_id"] = identity
         return Delivered(run, bundle, whole)
 
-    def reply(self, name: str, reply: Message) -> int:
-        """Send the reply to a message of the inbox, and drop the message. Returns the bytes of the reply's content.
+    def reply(self, name: str, reply: Message, asked: Message) -> None:
+        """Send the reply to a message of the inbox, and drop the message.
+
+        The same reply again is the same message to Flower, which goes on where the connection was lost. So it carries
+        the time at which it was asked for; when it was answered is nobody's business.
 
         Raises:
             LinkLostError: it was not taken.
             RefusedError: the run has ended.
         """
         run = reply.metadata.run_id
+        times = {"_created_at": asked.metadata.created_at, "_ttl": asked.metadata.ttl}
+        reply.metadata.__dict__.update(times)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = get_all_nested_objects(reply)
-        sent = 0
         with self._talking():
             response = self._client.PushMessages(
                 PushMessagesRequest(
@@ -231,14 +282,12 @@ class FleetLink:
                 )
             )
             for part in response.objects_to_push:
-                content = objects[part].deflate()
-                sent += len(content)
                 request = PushObjectRequest(
                     node=self._node,
                     run_id=run,
                     session_id=response.session_id,
                     object_id=part,
-                    object_content=content,
+                    object_content=objects[part].deflate(),
                 )
                 if not self._client.PushObject(request).stored:
                     raise LinkLostError("the reply was not kept", place=self._address)
@@ -247,11 +296,18 @@ class FleetLink:
                 ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=confirmed)
             )
         self.drop(name)
-        return sent
 
     def drop(self, name: str) -> None:
         """Forget a message of the inbox."""
         (self._inbox / name).unlink(missing_ok=True)
+
+    def _keep(self, name: str, data: bytes) -> None:
+        try:
+            write_whole(self._inbox / name, data)
+        except OSError as error:
+            raise OutputError(
+                error.strerror or "cannot be written", place=str(self._inbox), fix="check space and permissions"
+            ) from error
 
     def _take_back(self) -> None:
         """End the connection that an earlier life of this node left open; the coordinator thinks that it stands."""
@@ -318,12 +374,3 @@ def _why(error: httpx.TransportError) -> str:
             return f"no TLS connection: {cause.reason or type(cause).__name__}"
         cause = cause.__cause__ or cause.__context__
     return f"no connection: {type(error).__name__}"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    staged = path.with_name(path.name + ".partial")
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)

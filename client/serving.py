@@ -205,7 +205,7 @@ class Serving:
         reply, outcome = self._answer(delivered, kind)
         reply.content = packed(reply.content)
         try:
-            self._link.reply(name, reply)
+            self._link.reply(name, reply, delivered.message)
         except StrangerError:
             raise
         except RefusedError as error:
@@ -263,6 +263,6 @@ def at_work(folder: Path, password: str, bits: BitSource | None = None) -> Itera
         context = client_context(folder, password)
         fleet = FleetLink(link.address, context, key, folder / "inbox")
         stack.callback(fleet.close)
-        exchange = Exchange(folder, link.address, context, key, partial(add_proposal, folder))
+        exchange = Exchange(folder, link.address, context, partial(add_proposal, folder))
         stack.callback(exchange.close)
         yield Serving(node, fleet, exchange)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from google.protobuf.message import DecodeError
 
 from cohortium.study.errors import RefusedError
 
@@ -35,5 +34,5 @@ def unpacked(content: RecordDict) -> RecordDict:
     try:
         whole.ParseFromString(data)
         return recorddict_from_proto(whole)
-    except (DecodeError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # Flower's decoders raise whatever foreign bytes make them raise
         raise RefusedError("a packed message that cannot be read") from error
