@@ -18,7 +18,7 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node as FlowerNode
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import sign_message
@@ -158,13 +158,13 @@ def test_a_member_cannot_speak_for_another_one(serving: Any) -> None:
     _, headers = member(serving, "south")
     with closing(connect(serving.coordinator)) as control:
         south = control.nodes()[b64decode(headers["flwr-public-key"])]
-    asked = PullMessagesRequest(node=FlowerNode(node_id=south)).SerializeToString()
+    beat = SendNodeHeartbeatRequest(node=FlowerNode(node_id=south), heartbeat_interval=10).SerializeToString()
     for signer, shown, status in (("north", "south", 401), ("south", "north", 401), ("south", "south", 200)):
         context, _ = member(serving, shown)
         now = datetime.now(UTC).isoformat()
         key = read_transport_key(serving.node(signer), PASSWORD)
         signed = {"flwr-timestamp": now, "flwr-signature": b64encode(sign_message(key, now.encode())).decode()}
-        answer = at_gate(serving, "/v1/fleet/pull-messages", context, headers={**headers, **signed}, content=asked)
+        answer = at_gate(serving, "/v1/fleet/send-node-heartbeat", context, headers={**headers, **signed}, content=beat)
         assert answer.status_code == status
 
 
