@@ -235,7 +235,7 @@ class FleetLink:
             raise RefusedError("a message that cannot be read") from error
         run, identity = message.metadata.run_id, message.metadata.message_id
         contents: dict[str, bytes] = {}
-        with self._talking():
+        with self._talking_of_a_run():
             bundle = self._bundle(run)
             parts = [part.object_id for part in iterate_object_tree(tree)]
             if len(parts) != len(_PARTS):
@@ -272,7 +272,7 @@ class FleetLink:
         reply.metadata.__dict__.update(times)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = get_all_nested_objects(reply)
-        with self._talking():
+        with self._talking_of_a_run():
             response = self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node,
@@ -357,11 +357,20 @@ class FleetLink:
                     place=self._address,
                     fix="have it enrolled, and compare both clocks",
                 ) from error
-            if code in (httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
-                raise RefusedError("the run has ended", place=self._address) from error
             raise LinkLostError(f"the coordinator answered with status {code}", place=self._address) from error
         except (DecodeError, RuntimeError, ValueError) as error:
             raise LinkLostError("the coordinator's answer cannot be read", place=self._address) from error
+
+    @contextmanager
+    def _talking_of_a_run(self) -> Iterator[None]:
+        """As `_talking`, where a refusal means that the run has ended."""
+        with self._talking():
+            try:
+                yield
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code not in (httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
+                    raise
+                raise RefusedError("the run has ended", place=self._address) from error
 
 
 def _why(error: httpx.TransportError) -> str:

@@ -412,13 +412,20 @@ def test_answers_are_bounded_and_not_inflated(
 
 
 def test_what_a_status_means(link: FleetLink, coordinator: Coordinator) -> None:
+    coordinator.send(asked(packed(SAID)))
+    name = taken(link)
+    message = link.open(name).message
     lost = dict.fromkeys((400, 412, 413, 500, 503), LinkLostError)
     for status, error in {401: StrangerError, 403: RefusedError, 404: RefusedError, **lost}.items():
-        coordinator.says["pull-messages"] = lambda _, status=status: (status, {}, b"<script>")
-        with pytest.raises(error) as caught:
-            link.pull()
-        assert caught.type is error
-        assert "script" not in str(caught.value)
+        for path in ("send-node-heartbeat", "pull-object", "push-messages"):
+            coordinator.says[path] = lambda _, status=status: (status, {}, b"<script>")
+        calls = (link.beat, lambda: link.open(name), lambda: link.reply(name, Message(SAID, reply_to=message), message))
+        for call in calls:
+            with pytest.raises((LinkLostError, RefusedError)) as caught:
+                call()
+            expected = LinkLostError if call == link.beat and error is RefusedError else error  # no run is spoken of
+            assert caught.type is expected
+            assert "script" not in str(caught.value)
 
 
 def test_answers_that_cannot_be_read_and_lost_heartbeats(link: FleetLink, coordinator: Coordinator) -> None:
