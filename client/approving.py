@@ -42,7 +42,7 @@ from cohortium.privacy.outlook import preview
 from cohortium.privacy.stores import has_store
 from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.charter import Charter
-from cohortium.study.document import Agreed, read_json, validated
+from cohortium.study.document import Agreed, Moment, read_json, validated
 from cohortium.study.errors import BudgetError, CohortiumError, DataError, Defect, OutputError, RefusedError
 from cohortium.study.keys import write_whole
 from cohortium.study.plan import Plan, TrainingPlan
@@ -122,7 +122,7 @@ class _Declined(Agreed):
     plan: str
     by: str
     reason: str
-    declined_at: datetime
+    declined_at: Moment
 
 
 @dataclass(frozen=True)

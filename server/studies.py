@@ -40,7 +40,7 @@ from cohortium.privacy.randomness import fresh_key
 from cohortium.server.study_run import Asked
 from cohortium.study.charter import Charter, load_charter
 from cohortium.study.contract import Contract
-from cohortium.study.document import Agreed, validated
+from cohortium.study.document import Agreed, Moment, validated
 from cohortium.study.errors import CohortiumError, DataError, Defect, OutputError, RefusedError
 from cohortium.study.keys import write_whole
 from cohortium.study.model import EncoderModel, load_model
@@ -90,8 +90,8 @@ class StudyRun(Agreed):
     run: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     flower: tuple[int, ...] = ()
     state: RunState
-    begun_at: datetime
-    changed_at: datetime
+    begun_at: Moment
+    changed_at: Moment
     problem: str | None = None
 
 

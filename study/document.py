@@ -5,20 +5,31 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 from rfc8785 import CanonicalizationError
 
 from cohortium.study.canonical import canonical_bytes, digest_json
 from cohortium.study.errors import CohortiumError
 from cohortium.study.validation import first_problem, first_repeat
 
-__all__ = ["Agreed", "Document", "parse_json", "parse_toml", "read_json", "read_toml", "validated"]
+__all__ = ["Agreed", "Document", "Moment", "parse_json", "parse_toml", "read_json", "read_toml", "validated"]
 
 _MAX_JSON = 2**26
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _whole_seconds(value: datetime) -> datetime:
+    if value.utcoffset() != UTC.utcoffset(None) or value.microsecond:
+        raise ValueError("a time is in UTC and whole seconds; write it as 2026-01-31T12:00:00Z")
+    return value.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_whole_seconds)]
+"""A time in UTC and whole seconds."""
 
 
 class Agreed(BaseModel):

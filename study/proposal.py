@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -25,7 +23,7 @@ from pydantic import (
 
 from cohortium.study.charter import Charter, has_signed, parse_charter
 from cohortium.study.contract import Contract
-from cohortium.study.document import Document, parse_json, validated
+from cohortium.study.document import Document, Moment, parse_json, validated
 from cohortium.study.errors import PlanError, RefusedError
 from cohortium.study.lookalike_plan import LookalikePlan
 from cohortium.study.plan import Plan
@@ -72,12 +70,6 @@ _Signature = Annotated[str, StringConstraints(pattern=_SIGNATURE)]
 _Signed = TypeVar("_Signed", "SignedProposal", "SignedApproval")
 
 
-def _whole_seconds(value: datetime) -> datetime:
-    if value.utcoffset() != UTC.utcoffset(None) or value.microsecond:
-        raise ValueError("a time is in UTC and whole seconds; write it as 2026-01-31T12:00:00Z")
-    return value.astimezone(UTC)
-
-
 def _any_plan(value: Any) -> Plan:
     """A plan of its kind."""
     if isinstance(value, Plan):
@@ -101,7 +93,6 @@ def _any_charter(value: Any) -> Charter:
         raise ValueError(f"{error.place}: {error.message}; {error.fix}") from None
 
 
-_Time = Annotated[AwareDatetime, AfterValidator(_whole_seconds)]
 _Plan = Annotated[SerializeAsAny[Plan], BeforeValidator(_any_plan)]
 _Charter = Annotated[Charter, BeforeValidator(_any_charter)]
 
@@ -125,7 +116,7 @@ class Proposal(Document):
     contract: Contract
     charter: _Charter
     base: _Digest | None
-    made: _Time
+    made: Moment
 
     @model_validator(mode="after")
     def _of_one_piece(self) -> Proposal:
@@ -172,7 +163,7 @@ class StudyApproval(Document):
     proposal: _Digest
     institution: _Name
     approver: Annotated[str, StringConstraints(pattern=_ACCOUNT)]
-    approved_at: _Time
+    approved_at: Moment
 
     def signable(self) -> bytes:
         """What the institution signs."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from cohortium.study.canonical import canonical_bytes, digest_bytes, digest_json
 from cohortium.study.charter import PersonId
-from cohortium.study.document import Agreed, Document, parse_json, validated
+from cohortium.study.document import Agreed, Document, Moment, parse_json, validated
 from cohortium.study.errors import DataError
 from cohortium.study.validation import first_repeat
 
@@ -25,7 +25,6 @@ __all__ = [
     "Part",
     "Risk",
     "Subject",
-    "Time",
     "changed_parts",
     "document_digest",
     "open_case",
@@ -57,15 +56,8 @@ FORMS = {
 """What the patterns of cases and statements ask for, in words."""
 
 
-def _whole_seconds(value: datetime) -> datetime:
-    if value.utcoffset() != UTC.utcoffset(None) or value.microsecond:
-        raise ValueError("a time is in UTC and whole seconds; write it as 2026-01-31T12:00:00Z")
-    return value.astimezone(UTC)
-
-
 Digest = Annotated[str, StringConstraints(pattern=_DIGEST)]
 Line = Annotated[str, StringConstraints(pattern=_LINE)]
-Time = Annotated[AwareDatetime, AfterValidator(_whole_seconds)]
 
 
 class Subject(Agreed):
@@ -125,7 +117,7 @@ class Case(Document):
     owner: PersonId
     builders: Annotated[tuple[PersonId, ...], Field(min_length=1, max_length=100)]
     risk: Risk
-    opened_at: Time
+    opened_at: Moment
     subject: Subject
     links: Annotated[dict[Line, Line], Field(default_factory=dict)]
 

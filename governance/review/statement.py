@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, StringConstraints, model_validator
 
-from cohortium.governance.review.case import FORMS, Case, Digest, Line, Time
+from cohortium.governance.review.case import FORMS, Case, Digest, Line
 from cohortium.study.charter import Function, PersonId, Reviewer, has_signed
-from cohortium.study.document import Agreed, Document, validated
+from cohortium.study.document import Agreed, Document, Moment, validated
 from cohortium.study.errors import DataError
 
 __all__ = [
@@ -85,7 +85,7 @@ class Statement(Document):
     task: Line | None = None
     expires: date | None = None
     previous: Digest
-    at: Time
+    at: Moment
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Statement:
