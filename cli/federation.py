@@ -18,7 +18,7 @@ from cohortium.server.members import CHARTER, Member, add_reviewers, enrol, load
 from cohortium.study.charter import Reviewer
 from cohortium.study.document import read_json, validated
 from cohortium.study.enrolment import file_name, load_request
-from cohortium.study.errors import DataError, OutputError
+from cohortium.study.errors import DataError
 from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
 
 __all__ = ["app"]
@@ -98,7 +98,7 @@ def enrol_member(
     asked = load_request(request)
     found = enrol(folder, find_password(password_file), asked, fingerprint, datetime.now(UTC), str(request))
     target = out or Path(f"{file_name(asked.institution)}.enrolment.json")
-    _write(target, found.enrolment.to_bytes())
+    write_whole(target, found.enrolment.to_bytes())
     confirmed = read_coordinator(folder).fingerprint(folder)
     member, changed = found.member.current, _changed(found.member)
     told = {
@@ -208,13 +208,6 @@ def _changed(member: Member) -> list[str]:
     before, now = member.former[-1], member.current
     pairs = {"region": (before.region, now.region), "group": (before.group, now.group)}
     return [f"{name} from {old or 'none'} to {new or 'none'}" for name, (old, new) in pairs.items() if old != new]
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise OutputError(error.strerror or "cannot be written", place=str(path), fix="give another --out") from error
 
 
 def _say(told: dict[str, Any], lines: list[str], as_json: bool) -> None:

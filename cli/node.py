@@ -18,7 +18,7 @@ from cohortium.governance.operations import HealthPage, log_as_json
 from cohortium.study.contract import load_contract
 from cohortium.study.document import validated
 from cohortium.study.enrolment import FORMS, EnrolmentRequest, file_name, load_enrolment
-from cohortium.study.errors import DataError, OutputError
+from cohortium.study.errors import DataError
 from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
 from cohortium.study.plan import MAX_EPSILON
 
@@ -150,12 +150,7 @@ def start(
 
 def _hand_over(asked: EnrolmentRequest, out: Path | None, as_json: bool) -> None:
     target = out or Path(f"{file_name(asked.institution)}.request.json")
-    try:
-        write_whole(target, asked.to_bytes())
-    except OSError as error:
-        raise OutputError(
-            error.strerror or "cannot be written", place=str(target), fix="copy request.json of the node's folder"
-        ) from error
+    write_whole(target, asked.to_bytes())
     _say(
         {"institution": asked.institution, "file": str(target), "fingerprint": asked.fingerprint},
         [f"send {target} to the coordinator", f"fingerprint to read out by telephone: {asked.fingerprint}"],

@@ -22,7 +22,7 @@ from cohortium.governance.access import Act, os_login
 from cohortium.server.founding import open_coordinator
 from cohortium.server.studies import Attempted, Studies, StudyRun, StudyStatus
 from cohortium.study.charter import load_charter
-from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError, printable
+from cohortium.study.errors import CohortiumError, DataError, RefusedError, printable
 from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
 from cohortium.study.plans import load_plan, named_model
 from cohortium.study.proposal import MAX_PROPOSAL, parse_approval
@@ -113,7 +113,7 @@ def propose(
     made = studies.propose(asked, contract, charter, model, installed_software(), key)
     digest = made.plan.digest
     if out is not None:
-        _hand_over(out, studies.signed(digest))
+        write_whole(out, studies.signed(digest))
     told = {"plan": digest, "proposal": made.digest, "needed": made.plan.min_institutions, "file": _shown(out)}
     lines = [
         f"proposed '{made.plan.name}' to {len(charter.institutions)} members",
@@ -247,7 +247,7 @@ def approve_plan(
     key = read_key(folder, None if password_file is None else find_password(password_file))
     said = approve(folder, digest, os_login() if person is None else person.account, key)
     if out is not None:
-        _hand_over(out, approval_file(folder, digest).read_bytes())
+        write_whole(out, approval_file(folder, digest).read_bytes())
     lines = [f"{said.approver} approved {digest} for '{said.institution}'"]
     lines += [f"hand over {out}" if out is not None else "the node delivers it to the coordinator"]
     _say({**said.to_json(), "file": _shown(out)}, lines, as_json)
@@ -562,10 +562,3 @@ def _read(path: Path) -> bytes:
             return file.read(MAX_PROPOSAL + 1)
     except OSError as error:
         raise DataError(error.strerror or "cannot be read", place=str(path), fix="check the path") from error
-
-
-def _hand_over(path: Path, data: bytes) -> None:
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise OutputError(error.strerror or "cannot be written", place=str(path), fix="check the path") from error

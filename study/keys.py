@@ -151,7 +151,20 @@ def write_new_key(path: Path, key: _PrivateKey, password: str) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file for its owner alone, whole or not at all, durably: neither a kill nor a power cut leaves half."""
+    """Write a file for its owner alone, whole or not at all, durably: neither a kill nor a power cut leaves half.
+
+    Raises:
+        OutputError: it cannot be written; what was there before still is.
+    """
+    try:
+        _write_whole(path, data)
+    except OSError as error:
+        raise OutputError(
+            error.strerror or "cannot be written", place=str(path), fix="check the path, space and permissions"
+        ) from error
+
+
+def _write_whole(path: Path, data: bytes) -> None:
     staged = path.with_name(f".{path.name}.partial")
     staged.unlink(missing_ok=True)
     with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import io
 import os
@@ -97,6 +98,22 @@ def test_a_key_comes_back_and_is_never_overwritten(tmp_path: Path) -> None:
     write_whole(tmp_path / "plain", plain_pem(signing))
     with pytest.raises(DataError, match="is no encrypted key"):
         read_identity_file(tmp_path / "plain", PASSWORD)
+
+
+def test_a_full_disk_leaves_what_was_there_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_whole(tmp_path / "charter.json", b"before")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=r"charter\.json: No space left .* check the path, space"):
+            write_whole(tmp_path / "charter.json", b"after")
+    assert (tmp_path / "charter.json").read_bytes() == b"before"
+    with pytest.raises(OutputError, match="No such file"):
+        write_whole(tmp_path / "missing" / "charter.json", b"after")
+    write_whole(tmp_path / "charter.json", b"after")
+    assert (tmp_path / "charter.json").read_bytes() == b"after"
 
 
 READS = {
