@@ -27,7 +27,7 @@ from cohortium.client.node import NodeIdentity, create_node, read_key
 from cohortium.governance.consent import ConsentSignal, ConsentStore, Entry, RecordTemplate
 from cohortium.models.catalogue import QUERY_KINDS
 from cohortium.models.studies import phases
-from cohortium.privacy.accounting import budget_for, epsilon_spent, person_at
+from cohortium.privacy.accounting import Spend, budget_for, epsilon_spent, person_at
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.contract import Contract
@@ -503,6 +503,15 @@ def test_a_plan_that_the_budget_does_not_cover_is_refused(make_bank: Callable[..
     bank.refused(plan, BudgetError, "does not cover this plan")
     assert review(bank.folder, plan).lifetime.after is None
     assert review(bank.folder, bank.propose(epsilon=0.8)).problems == ()
+
+
+def test_a_plan_for_which_no_total_variation_is_left_is_refused(
+    make_bank: Callable[..., Bank], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = make_bank()
+    plan = bank.propose()
+    monkeypatch.setattr(Ledger, "available", lambda _ledger: Spend(budget_for(3.0, 1e-6).mu2, 0))
+    bank.refused(plan, BudgetError, "does not cover this plan")
 
 
 def test_what_was_spent_and_what_is_held_show_in_the_lifetime(make_bank: Callable[..., Bank]) -> None:

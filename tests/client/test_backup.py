@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from typer.testing import CliRunner
 from cohortium.cli.backup import app as backup_commands
 from cohortium.cli.ledger import app as ledger_commands
 from cohortium.cli.log import app as log_commands
-from cohortium.client import backup
+from cohortium.client import backup, restored
 from cohortium.client.backup import make_backup, restore_backup
 from cohortium.client.node import Node, open_node
 from cohortium.client.restored import confirm
 from cohortium.client.store import NodeStore
 from cohortium.governance.access import Person, Role, create_accounts, open_accounts, passwords
 from cohortium.governance.consent import ConsentStore
-from cohortium.governance.log import AuditLog, Ed25519Signer, LogReader, log_origin
+from cohortium.governance.log import AuditLog, Ed25519Signer, LogReader, log_origin, quorum_for
 from cohortium.governance.obligations import ObligationRegister
 from cohortium.governance.obligations.register import TABLES as OBLIGATION_TABLES
 from cohortium.models.marginals import Axis, MarginalsQuery
@@ -37,7 +37,7 @@ from cohortium.privacy.store_forms import insert_all
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.witnesses import Witnesses
 from cohortium.study.canonical import canonical_bytes
-from cohortium.study.charter import Charter
+from cohortium.study.charter import Charter, NeededWitnesses
 from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError
 from cohortium.study.plan import Plan
 from cohortium.study.question import PlanQuestion, Question, QuestionHeader
@@ -346,6 +346,52 @@ def test_one_of_two_witnesses_is_not_enough(house: House, made: Path, tmp_path: 
     altered.write_text(note.read_text().replace("\n2\n", "\n1\n"))
     with pytest.raises(DataError):
         house.confirm(tmp_path / "back", [altered])
+
+
+def test_a_node_whose_log_nobody_has_to_witness_needs_one_witness_all_the_same(
+    house: House, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise nobody would say that the copy is the newest."""
+
+    def none(charter: Charter, institution: str) -> Any:
+        return replace(quorum_for(charter, institution), needed=NeededWitnesses(0, 0))
+
+    monkeypatch.setattr(restored, "quorum_for", none)
+    restore_backup(made, tmp_path / "back", PASSWORD)
+    with pytest.raises(RefusedError, match=r"0 witnesses cosigned since .*; 1 are needed"):
+        house.confirm(tmp_path / "back", [])
+    house.confirm(tmp_path / "back", house.tell(tmp_path, 1))
+
+
+def test_witnesses_of_the_own_group_are_not_enough(
+    house: House, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grouped(charter: Charter, institution: str) -> Any:
+        outside = frozenset({log_origin(charter.name, "bank 2")})
+        return replace(quorum_for(charter, institution), needed=NeededWitnesses(1, 1), outside=outside)
+
+    monkeypatch.setattr(restored, "quorum_for", grouped)
+    restore_backup(made, tmp_path / "back", PASSWORD)
+    by_1, by_2 = house.tell(tmp_path, 1, 2)
+    with pytest.raises(RefusedError, match="1 of them outside the group"):
+        house.confirm(tmp_path / "back", [by_1])
+    house.confirm(tmp_path / "back", [by_2])
+
+
+@pytest.mark.parametrize(
+    "edit", ["DELETE FROM charges WHERE sequence = 1", "UPDATE charges SET mu2 = 1 WHERE sequence = 1"]
+)
+def test_every_release_of_the_log_has_its_charge_in_a_restored_ledger(house: House, tmp_path: Path, edit: str) -> None:
+    """Not the newest alone."""
+    house.release()
+    make_backup(house.folder, tmp_path / "made", PASSWORD)
+    restore_backup(tmp_path / "made", tmp_path / "back", PASSWORD)
+    engine = open_store(tmp_path / "back" / "node.sqlite", create=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(edit)
+    engine.dispose()
+    with pytest.raises(RefusedError, match="the ledger lacks charge 1"):
+        house.confirm(tmp_path / "back", house.tell(tmp_path, 1, 2))
 
 
 def test_another_log_under_the_same_name_is_refused(house: House, made: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from cohortium.study.enrolment import (
     Enrolment,
     EnrolmentRequest,
     ask_enrolment,
+    coordinator_fingerprint,
     file_name,
     load_enrolment,
     load_request,
@@ -151,6 +152,19 @@ def test_another_fingerprint_is_refused_on_both_sides(house: House, given: str) 
     with pytest.raises(RefusedError, match="another fingerprint"):
         join(house.node("a"), found, given, PASSWORD, house.now)
     assert not (house.node("a") / "link.json").exists()
+
+
+def test_the_coordinators_fingerprint_is_over_name_key_and_authority() -> None:
+    told = ("north sea", "ab" * 32, "-----BEGIN CERTIFICATE-----")
+    changed = [tuple(f"{part}0" if at == which else part for at, part in enumerate(told)) for which in range(3)]
+    assert len({coordinator_fingerprint(*parts) for parts in (told, *changed)}) == 4
+
+
+def test_what_is_signed_begins_with_what_it_is(house: House) -> None:
+    """So that no signature of one kind of document is one of another kind."""
+    found = house.join("a").enrolment
+    assert house.request("a").signed_bytes().startswith(b'cohortium.enrolment-request/1\n{"csr"')
+    assert found.signed_bytes().startswith(b'cohortium.enrolment/1\n{"address"')
 
 
 def test_a_fingerprint_may_be_typed_as_it_was_heard() -> None:

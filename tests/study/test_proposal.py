@@ -21,6 +21,7 @@ from cohortium.study.proposal import (
     MAX_PROPOSAL,
     Proposal,
     SignedProposal,
+    StudyApproval,
     check_approval,
     parse_approval,
     parse_proposal,
@@ -252,3 +253,14 @@ def test_a_member_that_a_later_charter_lacks_does_not_approve_under_it(
 def test_an_approver_is_an_account(approver: str, make_proposal: MakeProposal) -> None:
     with pytest.raises(RefusedError, match="approver"):
         sign_approval(make_proposal(), "north", approver, private("north"), NOW)
+
+
+def test_what_is_signed_begins_with_what_it_is(make_proposal: MakeProposal) -> None:
+    """So that no signature of one kind of document is one of another kind."""
+    proposal = make_proposal()
+    assert proposal.signable() == b"cohortium.proposal/1\n" + proposal.to_bytes()
+    digest = "sha256:" + "0" * 64
+    said = StudyApproval(
+        federation="small", plan=digest, charter=digest, proposal=digest, institution="a", approver="b", approved_at=NOW
+    )
+    assert said.signable() == b"cohortium.study-approval/1\n" + said.to_bytes()
