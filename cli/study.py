@@ -16,8 +16,10 @@ from rich.console import Console
 
 from cohortium.cli.access import authorised
 from cohortium.cli.progress import progress_printer
-from cohortium.client.approving import Review, add_proposal, approval_file, approve, decline, pending, review
+from cohortium.client.approving import approval_file, approve, decline
 from cohortium.client.node import read_key
+from cohortium.client.proposals import add_proposal, pending
+from cohortium.client.reviewing import Review, review
 from cohortium.governance.access import Act, os_login
 from cohortium.server.founding import open_coordinator
 from cohortium.server.studies import Attempted, Studies, StudyRun, StudyStatus

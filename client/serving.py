@@ -25,12 +25,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from cohortium.client.app import make_client_app
-from cohortium.client.approving import add_proposal
 from cohortium.client.exchange import Exchange
 from cohortium.client.fleet import HEARTBEAT_SECONDS, Delivered, FleetLink, LinkLostError, StrangerError
 from cohortium.client.joining import client_context, read_link, read_transport_key
 from cohortium.client.node import Node, open_node, read_contract
 from cohortium.client.onboarding import load_customer_table
+from cohortium.client.proposals import add_proposal
 from cohortium.governance.operations import tell
 from cohortium.privacy.randomness import BitSource
 from cohortium.study.errors import RefusedError

@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 
 from cohortium.cli import study as noun
 from cohortium.cli.study import app
-from cohortium.client.approving import add_proposal, review
 from cohortium.client.joining import Link
 from cohortium.client.node import NodeIdentity, create_node, identity_key
+from cohortium.client.proposals import add_proposal
+from cohortium.client.reviewing import review
 from cohortium.governance.access import create_accounts
 from cohortium.server.founding import found_federation
 from cohortium.server.studies import Studies

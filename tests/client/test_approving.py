@@ -17,13 +17,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cohortium.client import approving as module
+from cohortium.client import approving, desk, proposals, reviewing
 from cohortium.client import node as node_module
-from cohortium.client.approving import add_proposal, approval_file, approve, decline, pending, review
+from cohortium.client.approving import approval_file, approve, decline
 from cohortium.client.governing import CONSENT_FILE, GOVERNANCE_FILE
 from cohortium.client.joining import Link
 from cohortium.client.lookalike import open_records
 from cohortium.client.node import NodeIdentity, create_node, read_key
+from cohortium.client.proposals import add_proposal, pending
+from cohortium.client.reviewing import review
 from cohortium.governance.consent import ConsentSignal, ConsentStore, Entry, RecordTemplate
 from cohortium.models.catalogue import QUERY_KINDS
 from cohortium.models.studies import phases
@@ -221,7 +223,7 @@ def test_a_second_proposal_of_a_plan_does_not_replace_the_first(make_bank: Calla
 
 def test_proposals_do_not_fill_the_disk(make_bank: Callable[..., Bank], monkeypatch: pytest.MonkeyPatch) -> None:
     bank = make_bank()
-    monkeypatch.setattr(module, "_MOST_PROPOSALS", 2)
+    monkeypatch.setattr(proposals, "_MOST_PROPOSALS", 2)
     kept = [bank.propose(name=f"plan-{number}") for number in range(2)]
     with pytest.raises(RefusedError, match="there are 2 proposals already"):
         bank.propose(name="plan-2")
@@ -316,7 +318,7 @@ def test_an_audit_says_by_which_outcomes_and_proxies_it_counts(make_bank: Callab
     shares = {"outcomes": 40, "labels": 30, "proxies": 30}
     asked = {"schema": PLAN_SCHEMA, **whole, "study": "audit", "shares": shares}
     plan = parse_plan({**asked, "audit": {**audit, "proxies": ["visits"]}})
-    features = module._features(proposal.model_copy(update={"plan": plan}))
+    features = reviewing._features(proposal.model_copy(update={"plan": plan}))
     assert features == ("gender", "treated", "answered", "visits")
 
 
@@ -343,10 +345,10 @@ def test_every_phase_of_every_kind_of_plan_is_in_words(make_bank: Callable[..., 
         parse_plan({**whole, "study": "encoder"}),
         parse_plan({**whole, "study": "lookalike", "model": "sha256:" + "0" * 64, "lookalike": {"seed": "vip"}}),
     ]
-    assert {words.split()[0] for words in module._QUESTIONS} == set(QUERY_KINDS)
-    assert set(module._RELEASED) == set(PLAN_KINDS)
+    assert {words.split()[0] for words in reviewing._QUESTIONS} == set(QUERY_KINDS)
+    assert set(reviewing._RELEASED) == set(PLAN_KINDS)
     for plan in plans:
-        asked = [module._asked(phase, plan) for phase in phases(plan)]
+        asked = [reviewing._asked(phase, plan) for phase in phases(plan)]
         assert [one.phase for one in asked] == [phase.name for phase in phases(plan)]
         assert sum(one.share for one in asked) == pytest.approx(100)
 
@@ -396,12 +398,12 @@ def test_cosignatures_beyond_the_quorum_count_as_they_are(
     plan = make_plan(min_institutions=4)
     members = make_members([make_people(20)] * 4, plan)
     name = members.nodes[0].identity.institution
-    asked = module._ComingLog(members.folders[0], name, members.charter)
+    asked = desk.ComingLog(members.folders[0], name, members.charter)
     assert asked.cosigners(plan.digest) == members.charter.quorum_of(name).witnesses == 2
     exchange(members.nodes, plan)
     assert asked.cosigners(plan.digest) == 3
     renamed = parse_charter({**members.charter.to_json(), "name": "another"})
-    assert module._ComingLog(members.folders[0], name, renamed).cosigners(plan.digest) == 2
+    assert desk.ComingLog(members.folders[0], name, renamed).cosigners(plan.digest) == 2
 
 
 def test_a_review_counts_the_house_s_own_people_and_no_document_that_leaves_does(
@@ -456,7 +458,7 @@ def test_approving_again_changes_nothing(make_bank: Callable[..., Bank]) -> None
     assert len(bank.logged()) == 1
 
 
-@pytest.mark.parametrize("point", ["record", "approve", "_write"])
+@pytest.mark.parametrize("point", ["record", "approve", "keep"])
 def test_a_node_that_dies_while_it_approves_can_approve_again(
     point: str, make_bank: Callable[..., Bank], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,7 +468,7 @@ def test_a_node_that_dies_while_it_approves_can_approve_again(
     def dies(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    owners: dict[str, Any] = {"record": module.NodeLog, "approve": module.NodeRecords, "_write": module}
+    owners: dict[str, Any] = {"record": approving.NodeLog, "keep": approving}
     with monkeypatch.context() as patched:
         if point == "approve":
             patched.setattr("cohortium.client.store.NodeStore.approve", dies)
@@ -475,7 +477,7 @@ def test_a_node_that_dies_while_it_approves_can_approve_again(
         with pytest.raises(KeyboardInterrupt):
             bank.approve(plan)
     assert not approval_file(bank.folder, plan).exists()
-    assert bank.approved(plan) == (point == "_write"), "nothing is answered that is not logged"
+    assert bank.approved(plan) == (point == "keep"), "nothing is answered that is not logged"
     said = bank.approve(plan)
     assert bank.logged()[-1]["approval"] == said.digest
     assert bank.approved(plan)
@@ -533,7 +535,8 @@ def test_an_expired_plan_is_refused(make_bank: Callable[..., Bank], monkeypatch:
     bank = make_bank()
     plan = bank.propose(expires=NOW.date().isoformat())
     assert review(bank.folder, plan).problems == ()
-    monkeypatch.setattr(module, "_today", lambda: NOW.date() + timedelta(days=1))
+    for one in (proposals, desk):
+        monkeypatch.setattr(one, "_today", lambda: NOW.date() + timedelta(days=1))
     assert [one.state for one in pending(bank.folder)] == ["expired"]
     bank.refused(plan, PlanError, "expired")
 

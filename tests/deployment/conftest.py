@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from cohortium.client.approving import add_proposal, approve
+from cohortium.client.approving import approve
 from cohortium.client.governing import GOVERNANCE_FILE
 from cohortium.client.joining import found_node, join
 from cohortium.client.node import NodeIdentity, read_key
 from cohortium.client.onboarding import load_customer_table, onboard
+from cohortium.client.proposals import add_proposal
 from cohortium.governance.access import create_accounts
 from cohortium.server.control import connect
 from cohortium.server.founding import found_federation
