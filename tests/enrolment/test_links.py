@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import json
 import logging
 import shutil
@@ -39,7 +40,9 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
     PushObjectResponse,
 )
+from flwr.proto.message_pb2 import Message as FlowerMessage
 from flwr.proto.run_pb2 import GetRunResponse, Run
+from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -321,11 +324,31 @@ def test_what_is_no_packed_message_to_this_node_is_refused(link: FleetLink, coor
         with pytest.raises(RefusedError, match=r"not packed|cannot be read"):
             link.open(name := taken(link))
         link.drop(name)
+        if len(content) > 1:
+            assert "/v1/fleet/pull-object" not in coordinator.requests  # nor fetched: each part may keep a node waiting
     for message, fault in ((asked(packed(SAID), node=8), "to another node"), (asked(packed(SAID), run=6), "not what")):
         coordinator.send(message, run_id=RUN)
         with pytest.raises(RefusedError, match=fault):
             link.open(name := taken(link))
         link.drop(name)
+
+
+def test_a_message_of_an_error_has_no_content_to_answer(link: FleetLink, coordinator: Coordinator) -> None:
+    message = asked(packed(SAID))
+    sent = coordinator.send(message)
+    head, _, body = message.deflate().partition(HEAD_BODY_DIVIDER)
+    told = FlowerMessage.FromString(body)
+    told.error.code = 1
+    kind, children, _ = head.decode().split(HEAD_VALUE_DIVIDER)
+    body = told.SerializeToString()
+    head = HEAD_VALUE_DIVIDER.join([kind, children, str(len(body))]).encode()
+    whole = head + HEAD_BODY_DIVIDER + body
+    name = hashlib.sha256(whole).hexdigest()
+    coordinator.objects[name] = whole
+    sent.messages_list[0].metadata.message_id = sent.message_object_trees[0].object_id = name
+    coordinator.queue[:] = [sent.SerializeToString()]
+    with pytest.raises(RefusedError, match="not what its name says"):
+        link.open(taken(link))
 
 
 def test_the_content_is_what_its_name_says(
