@@ -1,6 +1,6 @@
 """A node whose noise comes from a seed, for tests alone: what `cohortium node start` runs, but for its source of bits.
 
-    python seeded_node.py FOLDER SEED PASSWORD_FILE
+    python seeded_node.py FOLDER PASSWORD_FILE SEED
 
 The package has no such entry: a wheel holds nothing of tests/.
 """
@@ -33,6 +33,6 @@ class SeededBits:
 
 if __name__ == "__main__":
     log_as_json()
-    with at_work(Path(sys.argv[1]), password_in(Path(sys.argv[3])), SeededBits(int(sys.argv[2]))) as serving:
+    with at_work(Path(sys.argv[1]), password_in(Path(sys.argv[2])), SeededBits(int(sys.argv[3]))) as serving:
         signal.signal(signal.SIGTERM, lambda *_: serving.stop())
         serving.run()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import ssl
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -29,10 +28,10 @@ from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.server.control import connect
 from cohortium.server.members import load_members, revoke
+from cohortium.simulations.loopback import PASSWORD, Deployment, processes_of, wait_until
 from cohortium.study.contract import Contract
 from cohortium.study.plan import Plan
 
-PASSWORD = "loopback words for tests only"
 REGIONS = {"north": "EU", "south": "EU", "west": "EU"}
 
 
@@ -53,10 +52,8 @@ class People:
 
 
 @pytest.fixture(scope="module")
-def federation(
-    make_deployment: Any, small_contract: Contract, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    found = make_deployment(tmp_path_factory.mktemp("federation"))
+def federation(small_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    found = Deployment(tmp_path_factory.mktemp("federation"))
     contract = small_contract.model_copy(update={"purposes": ("CustomerSegmentation",)})
     found.found(contract, People(), REGIONS)
     yield found
@@ -64,13 +61,13 @@ def federation(
 
 
 @pytest.fixture(scope="module")
-def serving(federation: Any, make_plan: Any, wait: Any) -> Any:
+def serving(federation: Any, make_plan: Any) -> Any:
     """The federation at work, one plan of it approved by everybody."""
     federation.plan = federation.propose(plan_of(federation, make_plan, name="approved"))
     federation.approve(federation.plan)
     federation.coordinator_process = federation.start_coordinator(wave=20)
     federation.nodes = {name: federation.start_node(name) for name in REGIONS}
-    wait(lambda: len(federation.studies.approvals(federation.plan)) == 3, 60, "the approvals")
+    wait_until(lambda: len(federation.studies.approvals(federation.plan)) == 3, 60, "the approvals")
     return federation
 
 
@@ -90,21 +87,6 @@ def plan_of(federation: Any, make_plan: Any, **changes: Any) -> Plan:
     sums = {"trust": "distributed", "min_institutions": 3, "colluders": 1, "max_attempts": 3}
     settings = {"epsilon": 2.0, "delta": 1e-6, "min_cell": 100}
     found: Plan = make_plan(**{"contract": federation.contract.digest, **purpose, **sums, **settings, **changes})
-    return found
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Processes that were started for this federation and still live."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                zombie = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-            except OSError:
-                continue
-            if str(folder).encode() in told and not zombie:
-                found.append(int(entry.name))
     return found
 
 
@@ -229,7 +211,7 @@ def hostile_bundle(place: Path) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
-def test_nobody_fetches_unpacks_or_answers_a_run_of_another_bundle(serving: Any, wait: Any, tmp_path: Path) -> None:
+def test_nobody_fetches_unpacks_or_answers_a_run_of_another_bundle(serving: Any, tmp_path: Path) -> None:
     """Whoever runs the SuperLink starts a run of a bundle of their own; the nodes decline what it asks."""
     bundle = hostile_bundle(tmp_path)
     fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
@@ -238,10 +220,10 @@ def test_nobody_fetches_unpacks_or_answers_a_run_of_another_bundle(serving: Any,
         run = control._client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config)).run_id
         ids = control.nodes()
         assert len(ids) == 3
-        wait(lambda: control.state(run).startswith("finished"), 60, "the end of the hostile run")
+        wait_until(lambda: control.state(run).startswith("finished"), 60, "the end of the hostile run")
     told = "declined: the run was started with an app bundle that no approved plan names"
     for node in serving.nodes.values():
-        line = wait(lambda node=node: node.said(told), 60, "the node's refusal")
+        line = wait_until(lambda node=node: node.said(told), 60, "the node's refusal")
         assert line["bundle"] == f"sha256:{fab.hash_str}"
     assert "declined" in (tmp_path / "replies").read_text()
     assert not (tmp_path / "unpacked-and-run").exists()
@@ -250,16 +232,16 @@ def test_nobody_fetches_unpacks_or_answers_a_run_of_another_bundle(serving: Any,
     assert all(not charges(serving, name, serving.plan) for name in REGIONS)
 
 
-def test_a_killed_node_and_a_killed_coordinator_cost_nothing(serving: Any, wait: Any) -> None:
+def test_a_killed_node_and_a_killed_coordinator_cost_nothing(serving: Any) -> None:
     federation, plan, nodes = serving, serving.plan, serving.nodes
     federation.run(plan)
-    wait(lambda: len(federation.studies.progress(plan)) >= 2, 120, "two answers")
+    wait_until(lambda: len(federation.studies.progress(plan)) >= 2, 120, "two answers")
     nodes["south"].kill()
     nodes["south"] = federation.start_node("south")
-    wait(lambda: len(federation.studies.progress(plan)) >= 5, 120, "five answers")
+    wait_until(lambda: len(federation.studies.progress(plan)) >= 5, 120, "five answers")
     federation.coordinator_process.kill()
     left = federation.coordinator
-    wait(lambda: not processes_of(left), 30, "the end of what a killed coordinator left behind")
+    wait_until(lambda: not processes_of(left), 30, "the end of what a killed coordinator left behind")
     federation.coordinator_process = federation.start_coordinator(wave=20)
     assert federation.ended(plan) == "released"
     tried = federation.studies.progress(plan)
@@ -271,10 +253,10 @@ def test_a_killed_node_and_a_killed_coordinator_cost_nothing(serving: Any, wait:
         assert answered <= set(paid) <= {(one.phase, one.step, one.attempt) for one in tried}
 
 
-def test_a_revoked_member_is_out_at_once_and_says_so(serving: Any, wait: Any) -> None:
+def test_a_revoked_member_is_out_at_once_and_says_so(serving: Any) -> None:
     revoke(serving.coordinator, PASSWORD, "west", "left the federation", datetime.now(UTC))
     process = serving.nodes["west"]
-    assert wait(lambda: process.process.poll() is not None, 60, "the end of the revoked node")
+    assert wait_until(lambda: process.process.poll() is not None, 60, "the end of the revoked node")
     assert process.process.returncode != 0
     assert "does not know this node's key, or no longer" in process.log.read_text()
     context, headers = member(serving, "west")

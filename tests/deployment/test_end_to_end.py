@@ -18,12 +18,13 @@ from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.server.app import StudyOrder, make_server_app
 from cohortium.simulations import datasets
 from cohortium.simulations.grid import run_in_process
+from cohortium.simulations.loopback import PASSWORD
 from cohortium.simulations.sources import public_data
 from cohortium.study.contract import Contract
 from cohortium.study.keys import read_identity_file
 from cohortium.study.plans import parse_plan
 
-PASSWORD = "loopback words for tests only"
+SEEDED = Path(__file__).with_name("seeded_node.py")
 REGIONS = dict.fromkeys(range(5), "EU")
 
 
@@ -65,7 +66,7 @@ def test_five_institutions_and_a_coordinator_release_what_one_process_releases(
     for part in ("nodes", "coordinator"):
         shutil.copytree(deployment.root / part, tmp_path / "twin" / part)
     started = deployment.start_coordinator()
-    nodes = [deployment.start_node(name, seed) for seed, name in enumerate(deployment.institutions)]
+    nodes = [deployment.start_node(name, SEEDED, str(seed)) for seed, name in enumerate(deployment.institutions)]
     run = deployment.run(plan)
     assert deployment.ended(plan) == "released", (deployment.coordinator / "flower" / "superlink.log").read_text()[
         -3000:
