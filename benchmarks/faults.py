@@ -62,6 +62,9 @@ LEAST = {3: 3, 4: 3, 5: 4, 6: 4}
 """Contributions that a sum needs, by institutions; of six, a question takes three waves."""
 
 PEOPLE, QUESTIONS, ATTEMPTS, LIFETIME = 300, 9, 5, 50.0
+MOST = 12
+"""Faults in one study."""
+
 WAVE_SECONDS, UP_SECONDS, END_SECONDS = 6.0, 120.0, 240.0
 CONTRACT = """
 schema = "cohortium.contract/1"
@@ -206,6 +209,7 @@ class Tap:
             if event["moment"] in ("alive", "arrived"):
                 self.alive[node] = time.monotonic()
             if event["moment"] != "alive":
+                event["time"] = time.time()
                 self.events.append(event)
                 self._file.write(json.dumps(event) + "\n")
                 self._file.flush()
@@ -234,21 +238,11 @@ class Tap:
         self._file.close()
 
 
-class Centre:
-    """The processes of a coordinator, by what they are."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def find(self, words: str) -> list[int]:
-        """Those whose command has these words."""
-        return [pid for pid in processes_of(self._folder) if words in command_of(pid)]
-
-    def kill(self, pids: list[int]) -> None:
-        """SIGKILL, all at once."""
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+def end_processes(pids: list[int]) -> None:
+    """SIGKILL, all at once."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def command_of(pid: int) -> str:
@@ -274,7 +268,6 @@ class Federation:
         for name, relay in self.relays.items():
             link = self.deployment.node(name) / "link.json"
             link.write_text(json.dumps({**json.loads(link.read_text()), "address": f"127.0.0.1:{relay.port}"}))
-        self.centre = Centre(self.deployment.coordinator)
         self.leaked: list[str] = []
         self.restarts: list[str] = []
         self.coordinator = self.deployment.start_coordinator(WAVE_SECONDS)
@@ -299,7 +292,7 @@ class Federation:
             wait_until(lambda: not self._left_behind(), 30, "the end of what a coordinator left behind")
         for pid in self._left_behind():
             self.leaked.append(command_of(pid))
-            self.centre.kill([pid])
+            end_processes([pid])
         self.coordinator = self.deployment.start_coordinator(WAVE_SECONDS)
 
     def _left_behind(self) -> list[int]:
@@ -326,7 +319,7 @@ class Federation:
     def _inject(self, fault: Fault) -> Callable[[], None]:
         """Make it happen; what ends it."""
         node, relay = self.nodes[fault.victim], self.relays[fault.victim]
-        centre, coordinator = self.centre, self.coordinator
+        centre, coordinator = processes_of(self.deployment.coordinator), self.coordinator
         match fault.kind:
             case "kill":
                 node.kill()
@@ -349,17 +342,17 @@ class Federation:
                 self.tap.off[fault.victim] = fault.size
                 return lambda: self.tap.off.update({fault.victim: 0.0})
             case "full-disk-centre":
-                return limited(processes_of(self.deployment.coordinator), int(fault.size), coordinator.kill)
+                return limited(centre, int(fault.size), coordinator.kill)
             case "kill-coordinator":
                 coordinator.kill()
             case "kill-keeper":
-                centre.kill(centre.find("cohortium.server.keeper"))
+                end_processes([pid for pid in centre if "cohortium.server.keeper" in command_of(pid)])
             case "kill-superlink":
-                centre.kill(centre.find("flower-superlink"))
+                end_processes([pid for pid in centre if "flower-superlink" in command_of(pid)])
             case "kill-app":
-                centre.kill(centre.find("flwr-serverapp"))
+                end_processes([pid for pid in centre if "flwr-serverapp" in command_of(pid)])
             case "power":
-                centre.kill(processes_of(self.deployment.coordinator))
+                end_processes(centre)
                 coordinator.process.wait()
         return nothing
 
@@ -374,7 +367,7 @@ class Federation:
 
     def end(self) -> None:
         """End everything, whatever state it is in."""
-        self.centre.kill(processes_of(self.root))
+        end_processes(processes_of(self.root))
         self.deployment.close()
         self.tap.close()
         self._network.close()
@@ -418,7 +411,8 @@ class Study:
             with suppress(queue.Empty):
                 self._happened(tap.hits.get(timeout=0.2))
                 done = {one["fault"] for one in self.hit}
-                tap.arm([fault for fault in waiting if fault.number not in done], fresh=False)
+                left = [fault for fault in waiting if fault.number not in done]
+                tap.arm(left if len(done) < MOST else [], fresh=False)
                 deadline = time.monotonic() + END_SECONDS
             self._federation.supervise()
             state = self._state
@@ -548,6 +542,14 @@ def read(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return [line for line in lines if "fault" in line and line["study"] in ended], studies
 
 
+def end_what_was_left(file: Path) -> None:
+    """End and remove what a campaign that was killed left behind."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for root in [json.loads(line)["root"] for line in lines if line.startswith('{"root"')]:
+        end_processes(processes_of(Path(root)))
+        shutil.rmtree(root, ignore_errors=True)
+
+
 def table(faults: list[dict[str, Any]]) -> str:
     """Faults by kind and wave."""
     count = Counter((one["kind"], one["wave"]) for one in faults)
@@ -576,6 +578,7 @@ def run_campaign(root: Path, out: Path, faults: int, seed: int, names: tuple[str
     number = len(studies)
     if not waiting:
         return
+    append(out, [{"root": str(root)}])
     federation = Federation(root, names)
     try:
         campaign = Campaign(federation, out, seed)
@@ -604,8 +607,11 @@ def main() -> None:
     parser.add_argument("--institutions", type=int, default=6, choices=sorted(LEAST))
     parser.add_argument("--out", type=Path, default=Path("faults.jsonl"))
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        run_campaign(Path(folder), asked.out, asked.faults, asked.seed, NAMES[: asked.institutions])
+    end_what_was_left(asked.out)
+    folder = tempfile.mkdtemp(prefix="faults-")
+    run_campaign(Path(folder), asked.out, asked.faults, asked.seed, NAMES[: asked.institutions])
+    if not problems_of(read(asked.out)[1]).total():
+        shutil.rmtree(folder)
     faults, studies = read(asked.out)
     print(table(faults))
     ended = Counter(study["state"] for study in studies if study["state"] != "end")
