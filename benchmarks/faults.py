@@ -28,6 +28,7 @@ import os
 import queue
 import random
 import resource
+import shutil
 import signal
 import socketserver
 import sys
