@@ -83,6 +83,8 @@ def _conduct(grid: Grid, folder: Path, studies: Studies, plan: str, run: str) ->
     proposal, approved = studies.proposal(plan), frozenset(studies.approvals(plan))
     key = read_identity_file(folder / "identity.pem", find_password())
     members = partial(at_nodes, folder, approved)
+    if not isinstance(grid, HttpGrid):
+        raise RefusedError("a grid that does not authenticate its nodes")
     prompt = PromptGrid(grid, folder)
     wave = float(os.environ.get(WAVE_SECONDS, "600"))
     order = StudyOrder(
@@ -120,11 +122,10 @@ def at_nodes(folder: Path, approved: frozenset[str], grid: Grid) -> dict[int, st
         grid: knows the public key that each connected node has proven to hold.
     """
     keys = {key.decode().strip(): name for key, name in active_keys(folder, datetime.now(UTC)).items()}
-    inner = grid.inner if isinstance(grid, PromptGrid) else grid
-    if not isinstance(inner, HttpGrid):
+    if not isinstance(grid, PromptGrid):
         raise RefusedError("a grid that does not authenticate its nodes")
     found = {}
-    for node in inner.get_nodes():
+    for node in grid.inner.get_nodes():
         name = keys.get(_text(node.public_key).strip())
         if name in approved and node.status == "online":
             found[int(node.node_id)] = str(name)
