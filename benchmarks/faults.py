@@ -57,16 +57,19 @@ NODE_KINDS = ("kill", "reset", "partition", "slow-link", "slow-node", "full-disk
 CENTRE_KINDS = ("kill-coordinator", "kill-keeper", "kill-superlink", "kill-app", "power", "full-disk-centre")
 """`kill-coordinator` ends the supervisor alone, `power` all of its processes at once."""
 
+LASTING = ("kill", "reset", "partition", "slow-link", "slow-node")
+"""Half of these last until a wave's time is up, or nearly."""
+
 TAPPED = Path(__file__).with_name("tapped_node.py")
 NAMES = ("north", "south", "west", "east", "centre", "coast")
 LEAST = {3: 3, 4: 3, 5: 4, 6: 4}
 """Contributions that a sum needs, by institutions; of six, a question takes three waves."""
 
 PEOPLE, QUESTIONS, ATTEMPTS, LIFETIME = 300, 9, 5, 50.0
-MOST = 12
+MOST = 16
 """Faults in one study."""
 
-WAVE_SECONDS, UP_SECONDS, END_SECONDS = 6.0, 120.0, 240.0
+WAVE_SECONDS, UP_SECONDS, END_SECONDS = 8.0, 180.0, 240.0
 CONTRACT = """
 schema = "cohortium.contract/1"
 name = "faults"
@@ -127,7 +130,8 @@ def drawn(seed: int, number: int, names: tuple[str, ...]) -> Fault:
     waves = [wave for wave in WAVES if wave != "consent" or len(names) > 5]
     kind, wave = rng.choice(NODE_KINDS * 2 + CENTRE_KINDS), rng.choice([*waves, "answer", "unmask"])
     moment = rng.choice(["arrived", "leaving", "left"] + ["charged"] * 3 * (wave == "answer"))
-    seconds = rng.choice([rng.uniform(0, 1), rng.uniform(0, WAVE_SECONDS), WAVE_SECONDS * rng.uniform(1.2, 2)])
+    short, long = rng.uniform(0, 1), WAVE_SECONDS * rng.uniform(0.3, 1.6)
+    seconds = long if kind in LASTING and rng.random() < 0.5 else short
     sizes: dict[str, list[float]] = {
         "clock": [sign * off for sign in (-1, 1) for off in (200, 3600, 93_600)],
         "slow-link": [0.05, 0.3, 1.0],
