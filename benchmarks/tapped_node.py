@@ -123,9 +123,9 @@ class Tap:
             self.tell("charged")
             return settle(ledger, charge, data)
 
-        def tapped_reply(link: FleetLink, name: str, message: Message) -> int:
+        def tapped_reply(link: FleetLink, name: str, message: Message, asked: Message) -> int:
             self.tell("leaving", **self._body(message))
-            sent = reply(link, name, message)
+            sent = reply(link, name, message, asked)
             self.tell("left")
             self._now = {}
             return sent
