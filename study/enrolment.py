@@ -131,7 +131,7 @@ class EnrolmentRequest(Document):
         try:
             asked = x509.load_pem_x509_csr(self.csr.encode())
             key, signed = asked.public_key(), asked.is_signature_valid
-        except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+        except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
             raise RefusedError("the certificate request cannot be read", place=place, fix=fix) from error
         if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
             raise RefusedError("the transport key is not on P-384", place=place, fix=fix)
@@ -256,7 +256,7 @@ def load_certificate(text: str, place: str) -> x509.Certificate:
     """A certificate in PEM; `RefusedError` when there is none."""
     try:
         return x509.load_pem_x509_certificate(text.encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise RefusedError("holds no certificate that can be read", place=place, fix="have it sent again") from error
 
 

@@ -12,6 +12,7 @@ import stat
 import sys
 from pathlib import Path
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -227,7 +228,7 @@ def _opened(path: Path, password: str, fix: str) -> PrivateKeyTypes:
         raise DataError("is no encrypted key", place=str(path), fix=fix)
     try:
         return load_pem_private_key(data, password.encode()[:_MAX_BYTES])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:  # the last two: of a damaged file
         raise DataError(
             "cannot be opened with this password", place=str(path), fix="give the password it was made with"
         ) from error

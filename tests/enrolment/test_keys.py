@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
 import getpass
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +18,13 @@ from cohortium.client.node import read_key
 from cohortium.privacy.keypairs import fresh_identity, fresh_transport
 from cohortium.server.authority import open_authority, server_context
 from cohortium.server.founding import open_coordinator
-from cohortium.study.errors import CohortiumError, DataError, OutputError
+from cohortium.study.enrolment import load_certificate
+from cohortium.study.errors import CohortiumError, DataError, OutputError, RefusedError
 from cohortium.study.keys import (
     CREDENTIAL,
     PASSWORD_FILE,
     check_password,
+    encrypted_pem,
     find_password,
     plain_pem,
     read_identity_file,
@@ -98,6 +103,37 @@ def test_a_key_comes_back_and_is_never_overwritten(tmp_path: Path) -> None:
     write_whole(tmp_path / "plain", plain_pem(signing))
     with pytest.raises(DataError, match="is no encrypted key"):
         read_identity_file(tmp_path / "plain", PASSWORD)
+
+
+def damaged(pem: str) -> Iterator[str]:
+    """The same with one bit of one byte changed, of every byte."""
+    head, *lines, tail = pem.strip().split("\n")
+    data = base64.b64decode("".join(lines))
+    for position in range(len(data)):
+        edited = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+        yield f"{head}\n{base64.encodebytes(edited).decode()}{tail}\n"
+
+
+def test_damage_to_a_key_is_named_as_such_wherever_it_is(tmp_path: Path) -> None:
+    """Where it is in the key itself another key comes out: the format has no seal. Charter and certificate pin it."""
+    path, opened = tmp_path / "key", 0
+    path.touch(mode=0o600)
+    files = list(damaged(encrypted_pem(fresh_identity(), PASSWORD, "key").decode()))
+    for text in files:
+        path.write_text(text)
+        with contextlib.suppress(DataError):
+            opened += bool(read_identity_file(path, PASSWORD))
+    assert opened < len(files) // 2
+
+
+def test_a_damaged_request_or_certificate_is_refused_wherever_the_damage_is(house: House) -> None:
+    asked, certificate = house.request("a"), house.join("a").enrolment.certificate
+    for text in damaged(asked.csr):
+        with contextlib.suppress(RefusedError):
+            asked.model_copy(update={"csr": text}).transport_key("request")
+    for text in damaged(certificate):
+        with contextlib.suppress(RefusedError):
+            load_certificate(text, "enrolment")
 
 
 def test_a_full_disk_leaves_what_was_there_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
