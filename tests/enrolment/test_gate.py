@@ -22,6 +22,7 @@ from flwr.proto.node_pb2 import Node as FlowerNode
 from prometheus_client import CollectorRegistry
 
 from cohortium.client.joining import client_context
+from cohortium.server import gate as at
 from cohortium.server.authority import server_context
 from cohortium.server.bell import GATE, Bell, ring
 from cohortium.server.gate import FLEET_PATHS, MOST_CONNECTIONS, Gate, Noticeboard
@@ -217,3 +218,23 @@ def test_a_reply_that_is_complete_is_told(at_gate: AtGate) -> None:
     assert at_gate.replied == []
     at_gate.ask("a", "fleet/confirm-message-received", content=b"")
     assert at_gate.replied == ["a reply"]
+
+
+def test_large_endless_and_slow_bodies_and_other_paths_are_cut_off(
+    at_gate: AtGate, behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at, "MAX_BODY", 1000)
+    for content in (bytes(1001), iter([bytes(600)] * 2)):  # with its length said beforehand, and without
+        assert at_gate.ask("a", "fleet/get-run", content=content).status_code == 413
+    monkeypatch.setattr(at, "_BODY_SECONDS", 0.01)
+    context = client_context(at_gate.house.node("a"), PASSWORD)
+    lines = ["POST /v1/fleet/get-run HTTP/1.1", "host: x", f"flwr-public-key: {at_gate.key('a')}", "content-length: 9"]
+    head = "\r\n".join([*lines, "", ""])
+    with (
+        socket.create_connection(("127.0.0.1", at_gate.port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as slow,
+    ):
+        slow.sendall(head.encode() + b"x")
+        assert slow.recv(12) == b"HTTP/1.1 413"
+    assert at_gate.ask("a", "fleet/register-node", content=b"").status_code == 404
+    assert behind.requests == []
