@@ -12,9 +12,10 @@ import typer
 
 from cohortium.cli.access import authorised
 from cohortium.governance.access import Act
-from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_pack
+from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_packs
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import PlanError
+from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password
 
 __all__ = ["build", "verify"]
 
@@ -29,8 +30,12 @@ def build(
         typer.Argument(help="Folders of simulated runs on one state; runs inside of them are taken too."),
     ] = None,
     node: Annotated[Path | None, typer.Option(help="The state folder of one node, instead of runs.")] = None,
+    coordinator: Annotated[
+        Path | None, typer.Option(help="The folder of a federation's coordinator, instead of runs.")
+    ] = None,
     plan: Annotated[
-        list[str] | None, typer.Option(help="Of a node: the digest of a plan; may be repeated. All when left out.")
+        list[str] | None,
+        typer.Option(help="Of a node or a coordinator: the digest of a plan; may be repeated. All when left out."),
     ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Of runs: where their institutions are, if not in a run's folder.")
@@ -40,26 +45,37 @@ def build(
         list[Path] | None,
         typer.Option(help="A further document, such as a model card or a fairness result; may be repeated."),
     ] = None,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"File whose first line is the keys' password; else {PASSWORD_FILE}, the systemd credential "
+            f"{CREDENTIAL}, or a prompt."
+        ),
+    ] = None,
 ) -> None:
     """Write one file that proves to an outsider what was done: logs, charges, decisions, releases, reviews.
 
-    Of simulated runs it covers the coordinator and every institution, and the coordinator signs it. Of a node it covers
-    that node, which signs it. Nothing of single customers is in it; docs/evidence.md lists what is.
+    Of simulated runs it covers the coordinator and every institution, and the coordinator signs it. Of a node or a
+    coordinator it covers that one, which signs it. Nothing of single customers is in it; docs/evidence.md lists all.
 
     \b
     Examples:
       cohortium evidence build demo-results -o evidence.zip
       cohortium evidence build --node state/north -o north.zip
+      cohortium evidence build --coordinator coordinator --plan sha256:efba... -o spring.zip
     """
-    if node is not None:
-        authorised(node, Act.EVIDENCE_BUILD)
-    if (node is None) == (not runs):
-        raise PlanError("say of what", place="RUNS, --node", fix="give folders of runs, or one node")
-    if node is not None and state is not None:
-        raise PlanError("a node is its own state", place="--state", fix="leave it out")
-    if node is None and plan:
+    one = node if node is not None else coordinator
+    if one is not None:
+        authorised(one, Act.EVIDENCE_BUILD)
+    if [node is not None, coordinator is not None, bool(runs)].count(True) != 1:
+        raise PlanError(
+            "say of what", place="RUNS, --node, --coordinator", fix="give runs, one node, or one coordinator"
+        )
+    if one is not None and state is not None:
+        raise PlanError("a node is its own state, and so is a coordinator", place="--state", fix="leave it out")
+    if one is None and plan:
         raise PlanError("plans are those of the runs", place="--plan", fix="leave it out, or give --node")
-    gathered = _of_node(node, plan or None) if node is not None else _of_runs(runs, state)
+    gathered = _gathered(runs, state, node, coordinator, plan or None, password_file)
     gathered.add_further(attack_audit, add or [])
     manifest = gathered.write(out)
     names = ", ".join(f"'{one.name}'" for one in gathered.plans.values())
@@ -68,19 +84,23 @@ def build(
 
 
 def verify(
-    pack: Annotated[Path, typer.Argument(help="An evidence pack.")],
+    packs: Annotated[
+        list[Path], typer.Argument(help="Evidence packs of one federation, such as a coordinator's and a node's.")
+    ],
     charter: Annotated[Path, typer.Option(help="The federation's charter, TOML or JSON, from somebody you trust.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON.")] = False,
 ) -> None:
-    """Check a pack offline, with the public charter alone: every byte, and everything that its documents say.
+    """Check packs offline, with the public charter alone: every byte, and everything that their documents say.
 
-    Exits with 0 when everything holds that is in the pack, 1 when something does not, 2 when there is nothing to read.
+    Given together, they are also compared with each other. Exits with 0 when everything holds that is in them, 1 when
+    something does not, 2 when there is nothing to read.
 
     \b
-    Example:
+    Examples:
       cohortium evidence verify evidence.zip --charter charter.toml
+      cohortium evidence verify coordinator.zip north.zip --charter charter.json
     """
-    found = verify_pack(pack, load_charter(charter))
+    found = verify_packs(packs, load_charter(charter))
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
@@ -90,12 +110,21 @@ def verify(
         raise typer.Exit(NOT_VERIFIED)
 
 
-def _of_node(node: Path, plans: list[str] | None) -> Any:
-    """What one node brings; imported late, for that takes seconds, which `verify` does not need."""
-    return import_module("cohortium.client.gathering").of_node(node, plans)
-
-
-def _of_runs(runs: list[Path] | None, state: Path | None) -> Any:
+def _gathered(
+    runs: list[Path] | None,
+    state: Path | None,
+    node: Path | None,
+    coordinator: Path | None,
+    plans: list[str] | None,
+    password_file: Path | None,
+) -> Any:
+    """What goes into the pack; imported late, for that takes seconds, which `verify` does not need."""
+    if coordinator is not None:
+        of_coordinator = import_module("cohortium.server.evidence").of_coordinator
+        return of_coordinator(coordinator, plans, find_password(password_file))
+    if node is not None:
+        password = None if password_file is None else find_password(password_file)
+        return import_module("cohortium.client.evidence").of_node(node, plans, password)
     return import_module("cohortium.simulations.evidence").of_runs(runs, state)
 
 

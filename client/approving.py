@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ from pydantic import Field
 from cohortium.client.desk import Desk
 from cohortium.client.governing import refusal
 from cohortium.client.lookalike import open_records
-from cohortium.client.proposals import APPROVALS, DECLINED, keep, place_of, read_kept, read_proposal
+from cohortium.client.proposals import APPROVALS, DECLINED, PROPOSALS, keep, place_of, read_kept, read_proposal
 from cohortium.client.store import Approval
 from cohortium.client.witnessing import NodeLog
 from cohortium.study.document import Agreed, Moment, read_json, validated
@@ -26,7 +27,7 @@ from cohortium.study.proposal import (
     sign_approval,
 )
 
-__all__ = ["approval_file", "approve", "decline"]
+__all__ = ["SignedStudy", "approval_file", "approve", "decline", "signed_study"]
 
 _MOST_REASON = 500
 
@@ -87,6 +88,34 @@ def approve(folder: Path, plan: str, approver: str, key: Ed25519PrivateKey) -> S
 def approval_file(folder: Path, plan: str) -> Path:
     """Where a plan's approval is kept; `RefusedError` for what is no plan's digest."""
     return place_of(folder, APPROVALS, plan)
+
+
+@dataclass(frozen=True)
+class SignedStudy:
+    """A proposal, and the bytes of it and of this institution's approval as they were signed."""
+
+    proposal: Proposal
+    proposed: bytes
+    approved: bytes
+
+
+def signed_study(folder: Path, plan: str, *, simulation: bool) -> SignedStudy | None:
+    """What was signed of a plan that is approved here.
+
+    Args:
+        folder: the node's.
+        plan: its digest.
+        simulation: of the node: one of a simulation has plans that nobody proposed, of which this is None.
+
+    Raises:
+        RefusedError: proposal or approval are not there, or were altered.
+    """
+    path, file = place_of(folder, PROPOSALS, plan), approval_file(folder, plan)
+    if simulation and not path.exists():
+        return None
+    proposal, approved = read_proposal(folder, plan), read_kept(file)
+    check_approval(parse_approval(approved, str(file)), proposal, str(file))
+    return SignedStudy(proposal, read_kept(path), approved)
 
 
 def decline(folder: Path, plan: str, by: str, reason: str) -> None:

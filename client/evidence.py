@@ -1,11 +1,11 @@
-"""One node's part of an evidence pack: log, ledger, decisions, consent roots and review, of some plans or of all.
+"""One node's part of an evidence pack: approvals, log, ledger, decisions, consent roots, review, of some plans or all.
 
 Reads the node's folder, and never its customer table or consent records. What goes out is named in docs/evidence.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from cohortium.client.approving import signed_study
 from cohortium.client.lookalike.activating import REVIEW_FILE
-from cohortium.client.node import NodeIdentity, read_key
+from cohortium.client.node import NodeIdentity, read_contract, read_key
 from cohortium.client.store import Approval, NodeStore
 from cohortium.client.witnessing import LOG_FILE
+from cohortium.governance.evidence.gathering import Gathered, released_sources, study_sources
 from cohortium.governance.evidence.pack import Source
 from cohortium.governance.evidence.pack_log import HeldLog, read_log
 from cohortium.governance.evidence.pack_parts import (
@@ -28,7 +30,7 @@ from cohortium.governance.evidence.pack_parts import (
     ledger_extract,
     party_folder,
 )
-from cohortium.governance.log import LogQuorum, quorum_for
+from cohortium.governance.log import LogQuorum, log_origin, quorum_for
 from cohortium.governance.review import PARTS, ReviewStore, export_case
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger
@@ -39,9 +41,9 @@ from cohortium.study.charter import Charter
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.plan import Plan
 
-__all__ = ["NodePart", "node_part"]
+__all__ = ["NodePart", "node_part", "of_node"]
 
-_DATABASE = "node.sqlite"
+_DATABASE, _RELEASED = "node.sqlite", "released"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class NodePart:
         charter: of the newest of its plans.
         plans: the plans, by digest.
         documents: its own; plans, contracts and charter are not among them.
-        contract: of the node, canonical JSON.
         key: its identity key.
     """
 
@@ -61,26 +62,38 @@ class NodePart:
     charter: Charter
     plans: dict[str, Plan]
     documents: tuple[Source, ...]
-    contract: Path
     key: Ed25519PrivateKey
 
 
-def node_part(folder: Path, wanted: Collection[str] | None = None) -> NodePart:
+def of_node(folder: Path, plans: Sequence[str] | None, password: str | None = None) -> Gathered:
+    """One node's documents, which it signs: of these plans, or of all that it holds; the rest is as for `node_part`."""
+    part = node_part(folder, plans or None, password)
+    gathered = Gathered(part.charter, log_origin(part.charter.name, part.institution), part.key, everything=not plans)
+    contract = read_contract(folder)
+    gathered.add(Source("charter.json", part.charter.to_bytes()))
+    for plan in part.plans.values():
+        gathered.add_plan(plan, contract)
+    gathered.add_all(part.documents)
+    return gathered
+
+
+def node_part(folder: Path, wanted: Collection[str] | None = None, password: str | None = None) -> NodePart:
     """A node's documents.
 
     Args:
         folder: its state folder; a node that runs meanwhile is not disturbed.
         wanted: digests of plans that it approved; None for all that it spent anything on or decided about.
+        password: of its key; found by `study.keys.find_password` when left out.
 
     Raises:
-        DataError: there is no node, no log, or something in them was altered.
+        DataError: there is no node, no log, no key by that password, or something in them was altered.
         RefusedError: a plan that the node did not approve, plans of several federations, or nothing to show yet.
     """
     try:
         identity = NodeIdentity.model_validate_json((folder / "node.json").read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError("holds no node of this version", place=str(folder), fix="name a node's state folder") from error
-    key = read_key(folder)
+    key = read_key(folder, password)
     with ExitStack() as stack:
         database = open_store(folder / _DATABASE, read_only=True)
         stack.callback(database.dispose)
@@ -93,12 +106,13 @@ def node_part(folder: Path, wanted: Collection[str] | None = None) -> NodePart:
         scope = None if wanted is None else set(plans)
         decided = _decided(store, plans)
         documents = [
+            *_study_documents(folder, plans, simulation=identity.simulation),
             *_log_documents(log, quorum_for(charter, identity.institution), identity.institution, scope),
             *_ledger_documents(ledger, identity.institution, plans),
             *_decision_documents(identity.institution, decided),
             *_review_documents(folder, identity.institution, None if scope is None else decided, stack),
         ]
-    return NodePart(identity.institution, charter, plans, tuple(documents), folder / "contract.json", key)
+    return NodePart(identity.institution, charter, plans, tuple(documents), key)
 
 
 def _approvals(store: NodeStore, ledger: Ledger, log: HeldLog, wanted: Collection[str] | None) -> dict[str, Approval]:
@@ -115,6 +129,18 @@ def _approvals(store: NodeStore, ledger: Ledger, log: HeldLog, wanted: Collectio
     if len({approval.charter.name for approval in found.values()}) > 1:
         raise RefusedError("plans of several federations", place=log.origin, fix="give those of one with --plan")
     return found
+
+
+def _study_documents(folder: Path, plans: Collection[str], *, simulation: bool) -> list[Source]:
+    """Proposals, the own approvals of them, and what came of them; simulated nodes approve without a proposal."""
+    made = []
+    for plan in plans:
+        signed = signed_study(folder, plan, simulation=simulation)
+        if signed is not None:
+            made += study_sources(signed.proposal, signed.proposed, [signed.approved])
+        came = sorted((folder / _RELEASED / plan.removeprefix("sha256:")).glob("[!.]*"))
+        made += released_sources(plan, [(path.name, path) for path in came])
+    return made
 
 
 def _decided(store: NodeStore, plans: dict[str, Plan]) -> tuple[Decided, ...]:

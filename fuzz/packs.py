@@ -15,7 +15,7 @@ from cohortium.governance.evidence.pack import Source, write_pack
 from cohortium.governance.evidence.pack_log import HeldLog
 from cohortium.governance.evidence.pack_parts import ConsentOpening, ConsentOpenings, Witnessed, ledger_extract
 from cohortium.governance.evidence.pack_reading import open_pack
-from cohortium.governance.evidence.verify import verify_pack
+from cohortium.governance.evidence.verify import verify_packs
 from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin, quorum_for
 from cohortium.privacy.accounting import budget_for, price, sigma_for
 from cohortium.privacy.ledger import Charge, Slot
@@ -133,7 +133,7 @@ def read_document(data: bytes) -> bool:
     name = _FUZZED[data[0] % len(_FUZZED)] if data else _FUZZED[0]
     held = {**_documents(), name: data[1:]}
     with tempfile.TemporaryDirectory() as folder:
-        found = verify_pack(_written(held, Path(folder)), _charter())
+        found = verify_packs([_written(held, Path(folder))], _charter())
     if found.passed and name in _WHOLE and data[1:] != _documents()[name]:
         raise AssertionError("passed, and not what the log commits to")
     if found.passed and name.endswith("ledger.json"):

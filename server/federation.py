@@ -311,7 +311,7 @@ def gather_federation(grid: Grid, gathering: Gathering, store: OnceStore, log: A
         read = {name: _log_reply(replies.get(named[name])) for name in requests}
         return {name: reply for name, reply in read.items() if reply is not None}
 
-    witnesses = Witnesses(plan.digest, gathering.run, gathering.charter, log, ask)
+    witnesses = Witnesses(plan.digest, gathering.run, gathering.charter, log, store, ask)
     hello = LogMessage(WitnessRequest(plan=plan.digest).to_bytes()).to_record()
     for node, reply in _send(grid, "query.witness", dict.fromkeys(nodes, hello), timeout).items():
         news = _log_reply(reply)

@@ -321,6 +321,16 @@ class Studies:
                 found[signed.approval.institution] = signed.approval
         return found
 
+    def signed_approvals(self, plan: str) -> list[bytes]:
+        """Every approval of a plan as it was signed, of institutions that left since too; none that was altered."""
+        proposal, found = self.proposal(plan), []
+        for path in sorted((self._place(plan) / _APPROVALS).glob("*.json")):
+            try:
+                found.append(self._approval(path, proposal).to_bytes())
+            except CohortiumError as error:
+                _log.warning("left out: %s", error)
+        return found
+
     def _approval(self, path: Path, proposal: Proposal) -> SignedApproval:
         signed = parse_approval(path.read_bytes(), str(path))
         check_approval(signed, proposal, str(path))
@@ -432,8 +442,11 @@ class Studies:
 
     def released(self, plan: str) -> list[tuple[str, bytes]]:
         """What a run released, by name; nothing before it has."""
-        run = self.run(plan)
-        return [(path.name, path.read_bytes()) for path in self._released(plan, run)]
+        return [(path.name, path.read_bytes()) for path in self.released_files(plan)]
+
+    def released_files(self, plan: str) -> list[Path]:
+        """Where that is."""
+        return self._released(plan, self.run(plan))
 
     def _released(self, plan: str, run: StudyRun | None) -> list[Path]:
         if run is None or run.state != "released":

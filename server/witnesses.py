@@ -10,6 +10,7 @@ The coordinator can hold a cosignature back, which stops the run. It can make no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,27 +22,25 @@ from cohortium.governance.log import (
     CosignerVerifier,
     Note,
     Verifier,
-    leaf_hash,
     log_origin,
     log_verifiers,
     open_checkpoint,
+    open_statement,
     parse_checkpoint,
-    parse_leaf,
     parse_note,
     parse_signatures,
     quorum_for,
-    verify_inclusion,
 )
-from cohortium.governance.log.merkle import verify_consistency
-from cohortium.study.canonical import digest_json
+from cohortium.privacy.secure_sum import OnceStore
+from cohortium.study.canonical import canonical_bytes, digest_json
 from cohortium.study.charter import Charter
 from cohortium.study.errors import DataError, RefusedError
 from cohortium.study.question import LogMessage, Question
 from cohortium.study.witness import Growth, LogNews, Statement, ToCosign, WitnessReply, WitnessRequest
 
-__all__ = ["Contribution", "Witnesses"]
+__all__ = ["Contribution", "KeptStatements", "Witnesses"]
 
-_TRIES = 3
+_TRIES, _RUN = 3, -1
 _Read = TypeVar("_Read")
 
 
@@ -53,11 +52,50 @@ class Contribution:
         institution: whose.
         leaf: hash of the log entry, hexadecimal.
         decision: digest of the decision to admit the run.
+        statement: that proves it.
     """
 
     institution: str
     leaf: str
     decision: str
+    statement: Statement
+
+
+@dataclass(frozen=True)
+class KeptStatements:
+    """What the coordinator keeps of one run for evidence: statements beside contributions, and the last cosignatures.
+
+    Args:
+        store: the coordinator's own, durable.
+        run: 32 hexadecimal digits.
+    """
+
+    store: OnceStore
+    run: str
+
+    def keep(self, question: str, contributions: Sequence[Contribution]) -> None:
+        """Keep the statements of a question's contributions, whatever is kept of it for others."""
+        said = {one.institution: one.statement.model_dump(mode="json") for one in contributions}
+        self.store.keep(self.run, _RUN, self._item(question, said), canonical_bytes(said))
+
+    def of(self, question: str, institutions: Collection[str]) -> dict[str, Statement]:
+        """The statements of these institutions' contributions to a question; none where they were not kept."""
+        found = self.store.find(self.run, _RUN, self._item(question, institutions))
+        said = {} if found is None else json.loads(found)
+        return {name: Statement.model_validate(one) for name, one in said.items()}
+
+    def keep_closed(self, cosigned: Mapping[str, str]) -> None:
+        """Keep every institution's last checkpoint of the run, with its cosignatures."""
+        self.store.keep(self.run, _RUN, "closed", canonical_bytes(dict(cosigned)))
+
+    def closed(self) -> dict[str, str]:
+        """Those checkpoints, by institution; none before the run was closed."""
+        found = self.store.find(self.run, _RUN, "closed")
+        return {} if found is None else json.loads(found)
+
+    @staticmethod
+    def _item(question: str, institutions: Iterable[str]) -> str:
+        return f"statements {question} of {digest_json(sorted(institutions))}"
 
 
 @dataclass
@@ -90,6 +128,7 @@ class Witnesses:
         run: 32 hexadecimal digits.
         charter: names the logs and their quorums.
         own: the coordinator's own log, cosigned by the institutions like the others.
+        store: the coordinator's own, durable; statements are kept in it.
         ask: sends requests to institutions by name; gives the answers of those who answered.
     """
 
@@ -99,9 +138,11 @@ class Witnesses:
         run: str,
         charter: Charter,
         own: AuditLog,
+        store: OnceStore,
         ask: Callable[[Mapping[str, WitnessRequest]], Mapping[str, WitnessReply]],
     ) -> None:
         self._plan, self._run, self._own, self._ask = plan, run, own, ask
+        self._kept = KeptStatements(store, run)
         self._logs = {origin: _Log(verifier) for origin, verifier in log_verifiers(charter).items()}
         self._origins = {member.name: log_origin(charter.name, member.name) for member in charter.institutions}
         self._names = {self._origins[one.name]: one.name for one in charter.institutions if one.identity}
@@ -173,24 +214,17 @@ class Witnesses:
         return _refusing(lambda: self._proven(institution, statement, question))
 
     def _proven(self, name: str, statement: Statement, question: Question) -> Contribution:
-        log, quorum = self._logs[self._origins[name]], self._quorums[name]
-        checkpoint, _ = open_checkpoint(statement.checkpoint, log.verifier)
-        if quorum.needed.witnesses:
-            covered = quorum.require(statement.cosigned or "")
-            if covered.size < log.floor:
-                raise RefusedError("a contribution whose log was not witnessed up to the question before")
-            _require_growth(covered, checkpoint, statement)
-        leaf = bytes.fromhex(statement.entry)
-        proof = [bytes.fromhex(part) for part in statement.inclusion]
-        if not verify_inclusion(leaf_hash(leaf), statement.index, checkpoint.size, proof, checkpoint.root):
-            raise RefusedError("a log entry that is not in the log")
-        decision = _decision(parse_leaf(leaf).entry, question)
+        log, stated = self._logs[self._origins[name]], open_statement(statement, self._quorums[name])
+        if stated.covered is not None and stated.covered.size < log.floor:
+            raise RefusedError("a contribution whose log was not witnessed up to the question before")
+        decision = _decision(stated.leaf.entry, question)
         self.take(name, statement)
         self.settle(name)
-        return Contribution(name, leaf_hash(leaf).hex(), decision)
+        return Contribution(name, stated.hash, decision, statement)
 
     def record(self, question: Question, contributions: Sequence[Contribution]) -> None:
-        """Write a question and whose contributions were taken into the coordinator's own log."""
+        """Write a question and whose contributions were taken into the coordinator's own log; keep their statements."""
+        self._kept.keep(question.digest, contributions)
         header = question.header
         entry = {
             "event": "question",
@@ -216,6 +250,8 @@ class Witnesses:
             if self._logs[self._origins[name]].lines
         }
         self._ask(told)
+        if told:
+            self._kept.keep_closed({name: str(request.cosigned) for name, request in told.items()})
         own = self._own_log()
         if own is not None and own.lines:
             self._own.keep_cosigned(self._cosigned(own))
@@ -322,14 +358,6 @@ def _refusing(read: Callable[[], _Read]) -> _Read:
         return read()
     except DataError as error:
         raise RefusedError(error.message, place=error.place, fix=error.fix) from error
-
-
-def _require_growth(covered: Checkpoint, checkpoint: Checkpoint, news: LogNews) -> None:
-    """`RefusedError` unless the news proves that a checkpoint continues the one that was cosigned."""
-    proofs = [[bytes.fromhex(part) for part in one.proof] for one in news.growth if one.old == covered.size]
-    sizes, roots = (covered.size, checkpoint.size), (covered.root, checkpoint.root)
-    if covered.size and not any(verify_consistency(*sizes, proof, *roots) for proof in proofs):
-        raise RefusedError("a log that does not continue what was witnessed", place=checkpoint.origin)
 
 
 def _origin(note: str) -> str:

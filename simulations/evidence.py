@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cohortium.client.evidence import node_part
-from cohortium.client.gathering import Gathered, bare, file_bytes, json_bytes
 from cohortium.client.node import read_contract
+from cohortium.governance.evidence.gathering import Gathered, file_bytes, json_bytes, released_sources
 from cohortium.governance.evidence.pack import Source
 from cohortium.governance.fairness import FAIRNESS_SCHEMA
 from cohortium.governance.log import COORDINATOR, log_origin
@@ -25,8 +25,7 @@ __all__ = ["of_runs"]
 
 _RUN, _STATE = "run.json", "institutions"
 _MODELS = ("encoder.safetensors", "lookalike.safetensors")
-_RELEASED = {BUNDLE_SCHEMA: "bundle.json", AUDIT_SCHEMA: "audit.json"}
-_BYTES = "application/octet-stream"
+_RELEASED = {BUNDLE_SCHEMA: "bundle.json", AUDIT_SCHEMA: "tables.json"}
 
 
 def of_runs(given: Sequence[Path], state: Path | None) -> Gathered:
@@ -50,31 +49,30 @@ def of_runs(given: Sequence[Path], state: Path | None) -> Gathered:
     key = read_identity(home / COORDINATOR / "coordinator.pem")
     gathered = Gathered(charter, log_origin(charter.name), key)
     gathered.add(Source("charter.json", charter.to_bytes()))
+    journals: dict[str, Path] = {}
     for folder in folders:
-        _add_run(gathered, folder)
+        journals.setdefault(_add_run(gathered, folder), folder / "coordinator.sqlite")
     wanted = list(gathered.plans)
-    for document in coordinator_part(home / COORDINATOR / "log.sqlite", key, charter, wanted):
-        gathered.add(document)
+    gathered.add_all(coordinator_part(home / COORDINATOR / "log.sqlite", key, charter, wanted, journals))
     for member in charter.institutions:
         if (home / member.name).is_dir():
-            for document in node_part(home / member.name, wanted).documents:
-                gathered.add(document)
+            gathered.add_all(node_part(home / member.name, wanted).documents)
     return gathered
 
 
-def _add_run(gathered: Gathered, folder: Path) -> None:
+def _add_run(gathered: Gathered, folder: Path) -> str:
+    """Add what is in a run's folder; the plan's digest."""
     plan = parse_plan(_json(folder / "plan.json"), str(folder / "plan.json"))
     gathered.add_plan(plan, read_contract(folder))
-    place = f"released/{bare(plan.digest)}/"
-    for model in _MODELS:
-        if (folder / model).is_file():
-            gathered.add(Source(f"{place}{model}", folder / model, _BYTES))
+    released = [(model, folder / model) for model in _MODELS if (folder / model).is_file()]
     for file in sorted(folder.glob("*.json")):
         schema = _schema(file)
         if schema in _RELEASED:
-            gathered.add(Source(f"{place}{_RELEASED[schema]}", file.read_bytes()))
+            released.append((_RELEASED[schema], file))
         elif schema == FAIRNESS_SCHEMA:
-            gathered.add(Source(f"fairness/{bare(plan.digest)}.json", json_bytes(file)))
+            gathered.add(Source(f"fairness/{plan.digest.removeprefix('sha256:')}.json", json_bytes(file)))
+    gathered.add_all(released_sources(plan.digest, released))
+    return plan.digest
 
 
 def _with_inner(folders: Sequence[Path]) -> list[Path]:

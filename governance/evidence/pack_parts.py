@@ -17,6 +17,7 @@ from cohortium.privacy.accounting import Spend, epsilon_spent
 from cohortium.privacy.ledger import Charge
 from cohortium.study.document import Agreed, Document
 from cohortium.study.plan import Plan
+from cohortium.study.witness import Statement
 
 __all__ = [
     "ConsentOpening",
@@ -29,6 +30,7 @@ __all__ = [
     "PackedCharge",
     "PartyLog",
     "PlanSpend",
+    "Stated",
     "Witnessed",
     "ledger_extract",
     "party_folder",
@@ -189,6 +191,22 @@ class Witnessed(Document):
     )
     institution: str
     checkpoints: tuple[str, ...]
+
+
+class Stated(Document):
+    """What the coordinator was shown of an institution's log when it took contributions.
+
+    Args:
+        schema_id: `cohortium.evidence-stated/1`; written `schema`.
+        institution: whose log.
+        statements: of every contribution, by the entry's place in the log.
+        closed: of every run that was closed, the log's last checkpoint with its cosignatures.
+    """
+
+    schema_id: Annotated[Literal["cohortium.evidence-stated/1"], Field(alias="schema")] = "cohortium.evidence-stated/1"
+    institution: str
+    statements: tuple[Statement, ...]
+    closed: tuple[str, ...]
 
 
 def party_folder(name: str) -> str:

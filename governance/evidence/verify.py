@@ -1,16 +1,17 @@
-"""Verification of an evidence pack: offline, from the file and a charter that was got from elsewhere, and nothing else.
+"""Verification of evidence packs: offline, from files and a charter that was got from elsewhere, and nothing else.
 
-First every byte of the file, then everything that the documents say of each other. A check that has nothing to check
-says so. What a pass means, and what it does not, stands in docs/evidence.md.
+First every byte of each file, then everything that the documents say of each other, across the files. A check that has
+nothing to check says so. What a pass means, and what it does not, stands in docs/evidence.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from cohortium.governance.evidence.pack_reading import AlteredError, Pack, open_pack
+from cohortium.governance.evidence.verify_approvals import check_approvals
 from cohortium.governance.evidence.verify_charges import check_charges
 from cohortium.governance.evidence.verify_content import Content, read_content
 from cohortium.governance.evidence.verify_finding import (
@@ -20,66 +21,73 @@ from cohortium.governance.evidence.verify_finding import (
     Findings,
     NothingToCheckError,
     judged,
+    nothing,
     wrong,
 )
 from cohortium.governance.evidence.verify_logs import Logs, check_logs, read_logs
 from cohortium.governance.evidence.verify_papers import check_papers
 from cohortium.study.charter import Charter
 
-__all__ = ["CHECKS", "Finding", "Findings", "verify_pack"]
+__all__ = ["CHECKS", "Finding", "Findings", "verify_packs"]
 
 
-def verify_pack(path: Path, charter: Charter) -> Findings:
-    """Everything that can be found out about a pack.
+def verify_packs(paths: Sequence[Path], charter: Charter) -> Findings:
+    """Everything that can be found out about packs of one federation, the coordinator's and nodes' of a run, say.
 
     Args:
-        path: the file.
-        charter: of the federation, from whoever the verifier trusts to have it; never from the pack.
+        paths: the files; a document that several of them hold has to be the same.
+        charter: of the federation, from whoever the verifier trusts to have it; never from a pack.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: a file cannot be read.
     """
-    try:
-        pack = open_pack(path, charter)
-    except AlteredError as error:
-        finding = Finding("every byte", error.where, "failed", error.message)
-        return Findings(None, 0, error.where, (finding,))
-    content, unreadable = read_content(pack, charter)
+    packs = []
+    for path in paths:
+        try:
+            packs.append(open_pack(path, charter))
+        except AlteredError as error:
+            where = error.where if len(paths) == 1 else f"{path}: {error.where}"
+            return Findings((), 0, where, (Finding("every byte", where, "failed", error.message),))
+    content, unreadable = read_content(packs, charter)
     logs = read_logs(content, charter)
-    found = [*_check_pack(pack, content, unreadable, charter, logs)]
-    found += check_logs(content, charter, logs, everything=pack.manifest.plans is None)
+    found = [*_check_packs(packs, content, unreadable, charter, logs)]
+    found += check_approvals(content, charter, logs)
+    found += check_logs(content, charter, logs)
     found += check_charges(content, logs)
     found += check_papers(content, charter, logs)
     order = {check: place for place, check in enumerate(CHECKS)}
     found.sort(key=lambda one: order[one.check])
-    return Findings(pack.manifest.signer, len(pack.names), None, tuple(found))
+    signers = tuple(pack.manifest.signer for pack in packs)
+    return Findings(signers, sum(len(pack.names) for pack in packs), None, tuple(found))
 
 
-def _check_pack(
-    pack: Pack, content: Content, unreadable: list[Finding], charter: Charter, logs: Logs
+def _check_packs(
+    packs: Sequence[Pack], content: Content, unreadable: list[Finding], charter: Charter, logs: Logs
 ) -> Iterator[Finding]:
-    size, signer = pack.path.stat().st_size, pack.manifest.signer
-    yield Finding("every byte", "", "passed", f"{size:,} bytes, signed by {signer}")
+    for pack in packs:
+        size, about = pack.path.stat().st_size, "" if len(packs) == 1 else str(pack.path)
+        yield Finding("every byte", about, "passed", f"{size:,} bytes, signed by {pack.manifest.signer}")
     yield from unreadable
     if not unreadable:
-        yield judged("documents", "", partial(_documents, pack, content))
-    yield judged("charter", "", partial(_charter, content, charter))
-    yield judged("plans", "", partial(_plans, pack, content, charter, logs))
+        yield judged("documents", "", partial(_documents, packs, content))
+    if not content.charters:
+        yield judged("charter", "", nothing)
+    for path, held in content.charters.items():
+        yield judged("charter", "" if len(packs) == 1 else path, partial(_charter, held, charter))
+    yield judged("plans", "", partial(_plans, packs, content, charter, logs))
     yield judged("contracts", "", partial(_contracts, content))
 
 
-def _documents(pack: Pack, content: Content) -> str | None:
-    if not pack.names:
+def _documents(packs: Sequence[Pack], content: Content) -> str | None:
+    count = sum(len(pack.names) for pack in packs)
+    if not count:
         return None
     others = f"; nothing is checked of {', '.join(content.others)} but the bytes" if content.others else ""
-    return f"{len(pack.names)} documents{others}"
+    return f"{count} documents{others}"
 
 
-def _charter(content: Content, charter: Charter) -> str | None:
+def _charter(held: Charter, charter: Charter) -> str:
     """Of a charter that changed since, such as by a reviewer who was enrolled, keys and quorum have to be the same."""
-    held = content.charter
-    if held is None:
-        return None
     if held.digest == charter.digest:
         return f"of '{charter.name}', the very charter that was given"
     same = (held.name, held.coordinator, held.institutions, held.quorum) == (
@@ -93,9 +101,9 @@ def _charter(content: Content, charter: Charter) -> str | None:
     return f"another edition of '{charter.name}', with the same members, keys and quorum"
 
 
-def _plans(pack: Pack, content: Content, charter: Charter, logs: Logs) -> str | None:
+def _plans(packs: Sequence[Pack], content: Content, charter: Charter, logs: Logs) -> str | None:
     named = {str(one.entry["plan"]) for log in logs.proven.values() for one in log.entries if "plan" in one.entry}
-    named |= set(pack.manifest.plans or ())
+    named |= {plan for pack in packs for plan in pack.manifest.plans or ()}
     if missing := sorted(named - set(content.plans)):
         raise wrong(f"plan {missing[0][:19]}… is named, and is not in this pack")
     for plan in content.plans.values():

@@ -1,10 +1,10 @@
-"""The documents of a pack, read: each by its place, each once, each of a form that is known there."""
+"""The documents of packs, read: each by its place, each once, each of a form that is known there."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from cohortium.governance.evidence.pack_parts import (
     Decisions,
     LedgerExtract,
     PartyLog,
+    Stated,
     Witnessed,
     party_folder,
     party_name,
@@ -34,6 +35,7 @@ from cohortium.study.errors import CohortiumError, DataError
 from cohortium.study.model import EncoderModel, LookalikeModel, ModelDocument, load_model
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
+from cohortium.study.proposal import Proposal, SignedApproval, parse_approval, parse_proposal
 
 __all__ = [
     "ATTACK_AUDIT",
@@ -56,9 +58,9 @@ _MODELS: dict[str, type[EncoderModel] | type[LookalikeModel]] = {
     "encoder.safetensors": EncoderModel,
     "lookalike.safetensors": LookalikeModel,
 }
-_DOCUMENTS: dict[str, type[Bundle] | type[AuditTables]] = {"bundle.json": Bundle, "audit.json": AuditTables}
+_DOCUMENTS: dict[str, type[Bundle] | type[AuditTables]] = {"bundle.json": Bundle, "tables.json": AuditTables}
 _Read = TypeVar("_Read", bound=Document)
-_Own = TypeVar("_Own", LedgerExtract, Decisions, ConsentOpenings, Witnessed)
+_Own = TypeVar("_Own", LedgerExtract, Decisions, ConsentOpenings, Witnessed, Stated)
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,20 @@ class ReviewedCase:
 
 @dataclass
 class Party:
-    """What a pack holds of one party; None where it holds nothing."""
+    """What packs hold of one party; None where they hold nothing.
+
+    Args:
+        plans: of its log: those whose entries were packed; None where nothing was left out.
+    """
 
     name: str
     log: PartyLog | None = None
+    plans: frozenset[str] | None = None
     ledger: LedgerExtract | None = None
     decisions: Decisions | None = None
     consent: ConsentOpenings | None = None
     witnessed: Witnessed | None = None
+    stated: Stated | None = None
     cases: list[ReviewedCase] = field(default_factory=list)
 
     @property
@@ -87,56 +95,74 @@ class Party:
         """Its name in the charter; None for the coordinator."""
         return None if self.name == COORDINATOR else self.name
 
+    def shows(self, plan: str) -> bool:
+        """Whether its log is there with the entries of a plan."""
+        return self.log is not None and (self.plans is None or plan in self.plans)
+
 
 @dataclass
 class Content:
-    """A pack's documents.
+    """The documents of one pack or several.
 
     Args:
-        plans, contracts: by digest.
+        plans, contracts, proposals, approvals: by digest.
         parties: by name.
         released: by the digest of the plan, with the document's name.
         fairness: results by the document's name.
-        charter, attack_audit: None where they are not there.
+        charters: by the path of the pack.
+        attack_audit: None where it is not there.
         others: documents that nothing is checked of but their bytes.
     """
 
     plans: dict[str, Plan] = field(default_factory=dict)
     contracts: dict[str, Contract] = field(default_factory=dict)
+    proposals: dict[str, Proposal] = field(default_factory=dict)
+    approvals: dict[str, SignedApproval] = field(default_factory=dict)
     parties: dict[str, Party] = field(default_factory=dict)
     released: dict[str, tuple[str, ReleasedDocument]] = field(default_factory=dict)
     fairness: dict[str, FairnessResult] = field(default_factory=dict)
-    charter: Charter | None = None
+    charters: dict[str, Charter] = field(default_factory=dict)
     attack_audit: dict[str, Any] | None = None
     others: list[str] = field(default_factory=list)
 
 
-def read_content(pack: Pack, charter: Charter) -> tuple[Content, list[Finding]]:
-    """Everything that can be read, and a finding for every document that cannot.
+def read_content(packs: Sequence[Pack], charter: Charter) -> tuple[Content, list[Finding]]:
+    """Everything that can be read, and a finding for every document that cannot, or is not the same in two packs.
 
     Args:
-        pack: opened, so that every byte is verified.
-        charter: pins the key under which released models are signed.
+        packs: opened, so that every byte is verified.
+        charter: pins the key under which proposals and released models are signed.
     """
-    reader = _Reader(pack, charter)
-    findings = []
-    for name in pack.names:
-        try:
-            reader.take(name)
-        except CohortiumError as error:
-            findings.append(Finding("documents", name, "failed", error.message))
-    return reader.content, findings
+    content, findings = Content(), []
+    first: dict[str, Pack] = {}
+    for pack in packs:
+        reader = _Reader(pack, charter, content)
+        for name in pack.names:
+            try:
+                if name == CHARTER or first.setdefault(name, pack) is pack:
+                    reader.take(name)
+                else:
+                    _require_same(name, first[name], pack)
+            except CohortiumError as error:
+                findings.append(Finding("documents", name, "failed", error.message))
+    return content, findings
+
+
+def _require_same(name: str, one: Pack, other: Pack) -> None:
+    if one.packed[name].sha256 != other.packed[name].sha256:
+        raise wrong(f"is not the same in {one.path} and {other.path}")
 
 
 class _Reader:
-    def __init__(self, pack: Pack, charter: Charter) -> None:
-        self._pack, self._charter = pack, charter
-        self.content = Content()
+    def __init__(self, pack: Pack, charter: Charter, content: Content) -> None:
+        self._pack, self._charter, self.content = pack, charter, content
         self._kinds: list[tuple[re.Pattern[str], Callable[[str, re.Match[str]], None]]] = [
             (re.compile(re.escape(CHARTER)), self._take_charter),
             (re.compile(re.escape(ATTACK_AUDIT)), self._take_attack_audit),
             (re.compile(rf"plans/{_HEX}\.json"), self._take_plan),
             (re.compile(rf"contracts/{_HEX}\.json"), self._take_contract),
+            (re.compile(rf"proposals/{_HEX}\.json"), self._take_proposal),
+            (re.compile(rf"approvals/{_HEX}\.json"), self._take_approval),
             (re.compile(rf"released/{_HEX}/(?P<file>[a-z.]+)"), self._take_released),
             (re.compile(r"fairness/[^/]+\.json"), self._take_fairness),
             (re.compile(r"added/[^/]+"), self._take_other),
@@ -163,7 +189,7 @@ class _Reader:
         return made
 
     def _take_charter(self, name: str, _: re.Match[str]) -> None:
-        self.content.charter = parse_charter(self._pack.json(name), name)
+        self.content.charters[str(self._pack.path)] = parse_charter(self._pack.json(name), name)
 
     def _take_attack_audit(self, name: str, _: re.Match[str]) -> None:
         self.content.attack_audit = self._pack.json(name)
@@ -175,6 +201,16 @@ class _Reader:
     def _take_contract(self, name: str, found: re.Match[str]) -> None:
         contract = validated(Contract, self._pack.json(name), name, {}, DataError)
         self.content.contracts[_same_digest(contract, found)] = contract
+
+    def _take_proposal(self, name: str, found: re.Match[str]) -> None:
+        coordinator = self._charter.coordinator or ""
+        data = self._pack.read(name)
+        signed = parse_proposal(data, name, federation=self._charter.name, coordinator=coordinator)
+        self.content.proposals[_same_digest(signed.proposal, found)] = signed.proposal
+
+    def _take_approval(self, name: str, found: re.Match[str]) -> None:
+        signed = parse_approval(self._pack.read(name), name)
+        self.content.approvals[_same_digest(signed.approval, found)] = signed
 
     def _take_released(self, name: str, found: re.Match[str]) -> None:
         file, plan = found["file"], f"sha256:{found['hex']}"
@@ -213,6 +249,8 @@ class _Reader:
         match found["file"]:
             case "log":
                 party.log = self._document(PartyLog, name)
+                plans = self._pack.manifest.plans
+                party.plans = None if plans is None else frozenset(plans)
             case "ledger":
                 party.ledger = self._of(party, self._document(LedgerExtract, name))
             case "decisions":
@@ -221,6 +259,8 @@ class _Reader:
                 party.consent = self._of(party, self._document(ConsentOpenings, name))
             case "witnessed":
                 party.witnessed = self._of(party, self._document(Witnessed, name))
+            case "stated":
+                party.stated = self._of(party, self._document(Stated, name))
             case _:
                 raise wrong("is no document that this version knows")
 

@@ -1,4 +1,4 @@
-"""What verification of an evidence pack finds: one line for every check and party."""
+"""What verification of evidence packs finds: one line for every check and party."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Check = Literal[
     "charter",
     "plans",
     "contracts",
+    "approvals",
     "checkpoints",
     "log entries",
     "cosignatures",
@@ -41,6 +42,7 @@ CHECKS: dict[Check, str] = {
     "charter": "the pack was built under the charter that was given",
     "plans": "every plan that a log names is there, and keeps the charter's limits",
     "contracts": "the feature contracts are those that the plans name",
+    "approvals": "whoever answered a proposed plan had approved it before, under its own key",
     "checkpoints": "each log signed its checkpoints, and each continues the one before",
     "log entries": "every entry hashes into the log's last checkpoint",
     "cosignatures": "a quorum of others cosigned the log",
@@ -49,7 +51,7 @@ CHECKS: dict[Check, str] = {
     "epsilon": "the epsilon that the charges come to is what is stated, and within the plan",
     "decisions": "every release was admitted by a decision that is there, on facts that are there",
     "consent": "every commitment to a consent snapshot opens",
-    "contributions": "the entries that the coordinator took are those in the institutions' logs",
+    "contributions": "the entries that the coordinator took are proven, and those in the institutions' logs",
     "released": "what was released is what the coordinator's log says, paid for question by question",
     "reviews": "cases hold together: documents, signatures, enrolment",
     "activations": "every export was approved by reviewers, on a decision, of a model that was released",
@@ -81,14 +83,14 @@ class Findings:
     """What verification found.
 
     Args:
-        signer: who put the pack together and signed it; None where that could not be verified.
-        documents: how many there are.
+        signers: who put each pack together and signed it; empty where that could not be verified.
+        documents: how many there are, in all packs.
         altered: the document in which the first altered byte lies, or which of the container's own parts; None when
             none was altered.
         findings: in the order of `CHECKS`; at least one for each, unless something was altered.
     """
 
-    signer: str | None
+    signers: tuple[str, ...]
     documents: int
     altered: str | None
     findings: tuple[Finding, ...]
@@ -102,7 +104,7 @@ class Findings:
         """As JSON types."""
         return {
             "verified": self.passed,
-            "signer": self.signer,
+            "signers": list(self.signers),
             "documents": self.documents,
             "altered": self.altered,
             "findings": [vars(finding) for finding in self.findings],

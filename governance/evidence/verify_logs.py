@@ -12,6 +12,7 @@ from functools import partial
 from cohortium.governance.evidence.pack_parts import LoggedEntry, PartyLog, Witnessed
 from cohortium.governance.evidence.verify_content import Content, Party
 from cohortium.governance.evidence.verify_finding import Check, Finding, NothingToCheckError, judged, nothing, wrong
+from cohortium.governance.evidence.verify_stated import StatedLog, read_stated
 from cohortium.governance.log import (
     COORDINATOR,
     Leaf,
@@ -64,17 +65,27 @@ class Logs:
         roots: of the logs whose checkpoints hold, roots by size, by party.
         proven: of the logs that hold altogether, everything, by party.
         errors: why the others do not.
+        stated: what institutions stated to the coordinator, by their names: entries by their leaves' hashes.
+        misstated: why what the others stated does not hold.
     """
 
     roots: Mapping[str, Mapping[int, bytes]]
     proven: Mapping[str, ProvenLog]
     errors: Mapping[str, CohortiumError]
+    stated: Mapping[str, StatedLog]
+    misstated: Mapping[str, CohortiumError]
 
     def of(self, name: str) -> ProvenLog | None:
         """A party's log; None where it is not in the pack, `DataError` where it does not hold."""
         if name in self.errors:
             raise wrong(f"the log of {name} itself does not hold")
         return self.proven.get(name)
+
+    def stated_by(self, name: str) -> StatedLog | None:
+        """What an institution stated; None where that is not in the pack, `DataError` where it does not hold."""
+        if name in self.misstated:
+            raise wrong(f"what {name} stated itself does not hold")
+        return self.stated.get(name)
 
 
 def read_logs(content: Content, charter: Charter) -> Logs:
@@ -90,7 +101,8 @@ def read_logs(content: Content, charter: Charter) -> Logs:
             proven[party.name] = _included(party.log, roots[party.name])
         except CohortiumError as error:
             errors[party.name] = error
-    return Logs(roots, proven, errors)
+    stated, misstated = read_stated(content, charter, roots)
+    return Logs(roots, proven, errors, stated, misstated)
 
 
 def _closed_runs(logs: Iterable[ProvenLog]) -> set[tuple[str, str]]:
@@ -112,21 +124,20 @@ def cosigned_at(content: Content, charter: Charter) -> Iterator[int]:
                     yield int.from_bytes(signature.value[:8], "big")
 
 
-def check_logs(content: Content, charter: Charter, logs: Logs, *, everything: bool) -> Iterator[Finding]:
+def check_logs(content: Content, charter: Charter, logs: Logs) -> Iterator[Finding]:
     """All findings about logs.
 
     Args:
         content: of the pack.
         charter: pins keys and quorums.
         logs: from `read_logs`.
-        everything: whether the pack claims to be about all that its parties hold: then no entry may be left out.
     """
     held = [(party, party.log) for party in content.parties.values() if party.log is not None]
     if not held:
         yield from (judged(check, "", nothing) for check in _OF_LOGS)
     for party, log in held:
         yield judged("checkpoints", party.name, partial(_checkpoints, party.name, logs))
-        yield judged("log entries", party.name, partial(_entries, party.name, logs, everything=everything))
+        yield judged("log entries", party.name, partial(_entries, party, logs))
         yield judged("cosignatures", party.name, partial(_cosigned, party, log, charter, logs))
     yield from _check_witnesses(content, charter, logs)
 
@@ -166,11 +177,12 @@ def _checkpoints(name: str, logs: Logs) -> str:
     return f"{len(logs.roots[name])} checkpoints, up to {max(logs.roots[name])} entries"
 
 
-def _entries(name: str, logs: Logs, *, everything: bool) -> str:
-    if name not in logs.proven:
-        raise logs.errors[name]
-    proven = logs.proven[name]
-    if everything and len(proven.entries) < proven.size:
+def _entries(party: Party, logs: Logs) -> str:
+    """Of a pack that claims to be of everything no entry may be left out."""
+    if party.name not in logs.proven:
+        raise logs.errors[party.name]
+    proven = logs.proven[party.name]
+    if party.plans is None and len(proven.entries) < proven.size:
         indices = {one.index for one in proven.entries}
         missing = next(at for at in range(proven.size) if at not in indices)
         raise wrong(f"entry {missing} is left out, although the pack claims to be of everything")

@@ -10,7 +10,7 @@ from typing import Any
 from cohortium.governance.evidence.pack_parts import LoggedEntry
 from cohortium.governance.evidence.verify_content import ATTACK_AUDIT, Content, Party, ReleasedDocument, ReviewedCase
 from cohortium.governance.evidence.verify_finding import NOT_THERE, Finding, NothingToCheckError, judged, nothing, wrong
-from cohortium.governance.evidence.verify_logs import Logs, ProvenLog, cosigned_at
+from cohortium.governance.evidence.verify_logs import Logs, cosigned_at
 from cohortium.governance.fairness import FAIRNESS_SCHEMA, FairnessResult
 from cohortium.governance.log import COORDINATOR
 from cohortium.governance.review import PARTS, document_digest, standing
@@ -31,6 +31,8 @@ _SLOT = ("plan", "run", "phase", "step", "attempt", "question")
 def check_papers(content: Content, charter: Charter, logs: Logs) -> Iterator[Finding]:
     """All findings about contributions, releases, reviews, exports and audits."""
     yield judged("contributions", "", partial(_contributions, content, logs))
+    for name in sorted({*logs.stated, *logs.misstated}):
+        yield judged("contributions", name, partial(_stated, name, logs))
     yield judged("released", "", partial(_released, content, logs))
     cases = [(party, case) for party in content.parties.values() for case in party.cases]
     if not cases:
@@ -54,20 +56,24 @@ def time_of(content: Content, charter: Charter) -> datetime:
 
 
 def _contributions(content: Content, logs: Logs) -> str | None:
-    """Every leaf that a question of the coordinator's log names is an entry of that institution, of that question."""
+    """Every leaf that a question of the coordinator's log names is an entry of that institution, of that question.
+
+    Where the institution's log is there, it is in that; else it is in what the institution stated to the coordinator.
+    """
     asked = logs.of(COORDINATOR)
     if asked is None:
         return None
     found = absent = 0
     for one in asked.of_event("question"):
         for name, leaf, decision in _named(one):
-            log = logs.of(name)
-            if log is None:
+            logs.of(name)  # refuses a log that does not hold
+            shown = _shown(name, str(one.entry.get("plan")), content, logs)
+            if shown is None:
                 absent += 1
                 continue
-            entry = log.leaves.get(leaf)
+            entry = shown.get(leaf)
             if entry is None:
-                raise wrong(f"question {one.index} names an entry that the log of {name} does not show here")
+                raise wrong(f"question {one.index} names an entry of {name} that is not shown here")
             same = {key: entry.entry.get(key) for key in _SLOT} == {key: one.entry.get(key) for key in _SLOT}
             if not same or entry.entry.get("event") != "release" or entry.entry.get("decision") != decision:
                 raise wrong(f"question {one.index} names entry {entry.index} of {name}, which is of something else")
@@ -76,6 +82,26 @@ def _contributions(content: Content, logs: Logs) -> str | None:
         raise NothingToCheckError("no institution that contributed" if absent else "no question")
     said = f"{found} entries of institutions"
     return f"{said}; {absent} of institutions that are {NOT_THERE}" if absent else said
+
+
+def _stated(name: str, logs: Logs) -> str:
+    """What the institution stated to the coordinator is proven, and the coordinator says that it took it."""
+    if name in logs.misstated:
+        raise logs.misstated[name]
+    stated, asked = logs.stated[name], logs.of(COORDINATOR)
+    questions = asked.of_event("question") if asked is not None else ()
+    taken = {leaf for one in questions for who, leaf, _ in _named(one) if who == name}
+    if asked is not None and (strays := [one.index for leaf, one in stated.leaves.items() if leaf not in taken]):
+        raise wrong(f"entry {strays[0]} was stated, and no question of the coordinator's log names it")
+    return f"{len(stated.leaves)} entries as they were stated, {stated.cosigned} of them under what a quorum cosigned"
+
+
+def _shown(name: str, plan: str, content: Content, logs: Logs) -> Mapping[str, LoggedEntry] | None:
+    """An institution's entries by their leaves' hashes: its log's, where that shows a plan; else what it stated."""
+    log, stated = logs.proven.get(name), logs.stated.get(name)
+    if log is not None and content.parties[name].shows(plan):
+        return log.leaves
+    return None if stated is None else stated.leaves
 
 
 def _named(question: LoggedEntry) -> list[tuple[str, str, str]]:
@@ -96,15 +122,16 @@ def _released(content: Content, logs: Logs) -> str | None:
     if asked is None:
         raise NothingToCheckError("the coordinator's log")
     entries = {str(one.entry.get("plan")): one for one in asked.of_event("released")}
-    for digest, (place, document) in content.released.items():
+    told = {digest: one for digest, one in content.released.items() if content.parties[COORDINATOR].shows(digest)}
+    paid = []
+    for digest, (place, document) in told.items():
         if digest not in entries:
             raise wrong("was not released by any run that the coordinator's log shows here", place)
         _same_release(place, document, entries[digest])
-        _paid(place, document, asked, logs.proven)
-    if not content.released:
+        paid.append(_paid(place, document, content, logs))
+    if not told:
         raise NothingToCheckError("the documents that the log names")
-    missing = len(set(entries) - set(content.released))
-    said = ", ".join(place for place, _ in content.released.values())
+    missing, said = len(set(entries) - set(told)), "; ".join(paid)
     return f"{said}; {missing} more that the log tells of {NOT_THERE}" if missing else said
 
 
@@ -114,22 +141,27 @@ def _same_release(place: str, document: ReleasedDocument, entry: LoggedEntry) ->
         raise wrong("is not what the coordinator's log says was released", place)
 
 
-def _paid(place: str, document: ReleasedDocument, asked: ProvenLog, logs: Mapping[str, ProvenLog]) -> None:
+def _paid(place: str, document: ReleasedDocument, content: Content, logs: Logs) -> str:
     """Each question that came to a sum was asked, answered by as many, and cost each of them what is stated."""
     contributions: dict[str, dict[str, str]] = {}
-    for one in asked.of_event("question"):
+    for one in logs.proven[COORDINATOR].of_event("question"):
         names = {name: leaf for name, leaf, _ in _named(one)}
         contributions.setdefault(str(one.entry.get("question")), {}).update(names)
+    sums = charges = 0
     for record in document.releases:
         if record.institutions == 0:
             continue  # an attempt that came to nothing
         named = contributions.get(record.question, {})
         if len(named) < record.institutions:
             raise wrong(f"{record.phase} step {record.step} is of more institutions than the log names", place)
+        sums += 1
         for name, leaf in named.items():
-            entry = logs[name].leaves.get(leaf) if name in logs else None
+            shown = _shown(name, document.plan.digest, content, logs)
+            entry = None if shown is None else shown.get(leaf)
             if entry is not None and not _costs(entry, record):
                 raise wrong(f"{record.phase} step {record.step} did not cost {name} what is stated", place)
+            charges += entry is not None
+    return f"{place}: {sums} sums, {charges} log entries of what they cost"
 
 
 def _costs(entry: LoggedEntry, record: ReleaseRecord) -> bool:

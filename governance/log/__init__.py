@@ -28,6 +28,7 @@ from cohortium.governance.log.proof import (
     prove_inclusion,
 )
 from cohortium.governance.log.quorum import LogQuorum, log_verifier, log_verifiers, member_of, quorum_for
+from cohortium.governance.log.statement import Stated, open_statement
 from cohortium.governance.log.store import AuditLog, LogEntry, LogReader, log_origin_of
 from cohortium.governance.log.verify import Finding, LogReport, verify_log
 from cohortium.governance.log.witness import (
@@ -61,6 +62,7 @@ __all__ = [
     "ProofFailedError",
     "Signer",
     "SizeConflictError",
+    "Stated",
     "Verifier",
     "Witness",
     "WitnessError",
@@ -74,6 +76,7 @@ __all__ = [
     "log_verifiers",
     "member_of",
     "open_checkpoint",
+    "open_statement",
     "parse_checkpoint",
     "parse_leaf",
     "parse_note",

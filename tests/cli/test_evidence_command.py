@@ -60,7 +60,7 @@ def run(study_folder: Path) -> Path:
 
 def test_a_pack_is_built_from_runs_and_from_a_node_and_verified(run: Path, tmp_path: Path) -> None:
     charter, pack = run / "charter.json", tmp_path / "evidence.zip"
-    for name in ("run.json", "plan.json", "contract.json", "charter.json", "bundle.json"):
+    for name in ("run.json", "plan.json", "contract.json", "charter.json", "bundle.json", "coordinator.sqlite"):
         (run / "again").mkdir(exist_ok=True)
         shutil.copy(run / name, run / "again" / name)  # a run inside of the folder, on its state
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -95,7 +95,7 @@ def test_a_pack_is_built_from_runs_and_from_a_node_and_verified(run: Path, tmp_p
     north = tmp_path / "north.zip"
     assert evidence("build", "--node", run / "institutions" / "north", "--plan", plan, "-o", north).exit_code == 0
     report = told(north, "--charter", charter)
-    assert (report["code"], report["signer"]) == (0, "cohortium/simulation/north")
+    assert (report["code"], report["signers"]) == (0, ["cohortium/simulation/north"])
     statuses = {one["check"]: one["status"] for one in report["findings"]}
     assert (statuses["charges"], statuses["contributions"], statuses["released"]) == ("passed", "absent", "absent")
     unknown = evidence(
@@ -111,7 +111,7 @@ def test_a_pack_is_built_from_runs_and_from_a_node_and_verified(run: Path, tmp_p
         (("build", "-o", "x.zip"), PlanError, "say of what"),
         (("build", "a", "--node", "b", "-o", "x.zip"), PlanError, "say of what"),
         (("build", "a", "--plan", "b", "-o", "x.zip"), PlanError, "plans are those of the runs"),
-        (("build", "--node", "b", "--state", "c", "-o", "x.zip"), PlanError, "its own state"),
+        (("build", "--node", "b", "--state", "c", "-o", "x.zip"), PlanError, "is its own state"),
         (("build", "nowhere", "-o", "x.zip"), DataError, "holds no run"),
         (("build", "--node", "nowhere", "-o", "x.zip"), DataError, "holds no node"),
         (("verify", "nowhere.zip", "--charter", "nowhere.json"), PlanError, "No such file"),

@@ -34,6 +34,7 @@ from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
 from cohortium.privacy.store_forms import insert_all
+from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.witnesses import Witnesses
 from cohortium.study.canonical import canonical_bytes
@@ -483,7 +484,7 @@ def test_an_old_folder_put_back_by_hand_is_refused_by_itself_and_by_others(house
     engine = open_store(tmp_path / "coordinator.sqlite")
     origin = log_origin(house.charter.name)
     own = AuditLog(engine, origin, Ed25519Signer(origin, Ed25519PrivateKey.generate()))
-    coordinator = Witnesses(house.plan.digest, RUN, house.charter, own, ask)
+    coordinator = Witnesses(house.plan.digest, RUN, house.charter, own, SqlOnceStore(engine), ask)
     for reply in ask(dict.fromkeys(members, WitnessRequest(plan=house.plan.digest))).values():
         coordinator.members = (*coordinator.members, coordinator.who(reply))
     coordinator.exchange()

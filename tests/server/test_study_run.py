@@ -96,21 +96,23 @@ def federated(
 
 
 @pytest.fixture
-def log(coordinator_log: Callable[[Engine, str], AuditLog], tmp_path: Path) -> Iterator[AuditLog]:
-    """Of a coordinator that asks without a grid."""
+def books(
+    coordinator_log: Callable[[Engine, str], AuditLog], tmp_path: Path
+) -> Iterator[tuple[AuditLog, SqlOnceStore]]:
+    """Log and journal of a coordinator that asks without a grid."""
     store = open_store(tmp_path / "doors.sqlite")
-    yield coordinator_log(store, "signing")
+    yield coordinator_log(store, "signing"), SqlOnceStore(store)
     store.dispose()
 
 
 class Doors:
     """Respondents without a grid: every door asked directly, the vectors added."""
 
-    def __init__(self, nodes: Sequence[Node], plan: Plan, log: AuditLog) -> None:
+    def __init__(self, nodes: Sequence[Node], plan: Plan, log: AuditLog, store: SqlOnceStore) -> None:
         self.nodes, self.questions, self.totals = nodes, list[Question](), list[NDArray[np.int64]]()
         self._named = {node.identity.institution: node for node in nodes}
         charter = nodes[0].gate.approval(plan.digest).charter
-        self._witnesses = Witnesses(plan.digest, RUN, charter, log, self._asked)
+        self._witnesses = Witnesses(plan.digest, RUN, charter, log, store, self._asked)
         self._witnesses.members = tuple(self._named)
 
     def _asked(self, requests: Mapping[str, WitnessRequest]) -> dict[str, WitnessReply]:
@@ -175,10 +177,10 @@ def test_the_federation_releases_exactly_the_sum_of_its_doors(
     small_contract: Contract,
     monkeypatch: pytest.MonkeyPatch,
     federated: Federated,
-    log: AuditLog,
+    books: tuple[AuditLog, SqlOnceStore],
 ) -> None:
     plan = make_plan()
-    doors = Doors(make_nodes(plan), plan, log)
+    doors = Doors(make_nodes(plan), plan, *books)
     direct = run_study(plan, small_contract, RUN, doors, lambda _: None)
     totals: list[tuple[str, list[int]]] = []
     real = OpenFederation.ask
@@ -238,7 +240,7 @@ def test_a_run_cut_short_anywhere_ends_as_if_it_had_not_been(
     make_plan: Callable[..., Plan],
     small_contract: Contract,
     federated: Federated,
-    log: AuditLog,
+    books: tuple[AuditLog, SqlOnceStore],
     whole: Bundle,
 ) -> None:
     """Cut between the second and the third institution's answer to a question."""
@@ -255,7 +257,7 @@ def test_a_run_cut_short_anywhere_ends_as_if_it_had_not_been(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(plan, small_contract, RUN, CutShort(nodes, plan, log), lambda _: None)
+        run_study(plan, small_contract, RUN, CutShort(nodes, plan, *books), lambda _: None)
     assert len(list(nodes[0].ledger.charges())) == answered + 1
     assert federated(plan, nodes).to_bytes() == whole.to_bytes()
     assert len(list(nodes[0].ledger.charges())) == len(whole.releases)

@@ -18,12 +18,14 @@ from cohortium.governance.log import (
     Ed25519Signer,
     Note,
     log_origin,
+    open_statement,
     parse_checkpoint,
     parse_note,
     quorum_for,
 )
 from cohortium.privacy.ledger import open_store
-from cohortium.server.witnesses import Contribution, Witnesses
+from cohortium.privacy.secure_sum import SqlOnceStore
+from cohortium.server.witnesses import Contribution, KeptStatements, Witnesses
 from cohortium.study.charter import parse_charter
 from cohortium.study.errors import RefusedError
 from cohortium.study.question import Question, QuestionHeader
@@ -44,8 +46,8 @@ class Talk:
     `absent` hear nothing; `changed` says what becomes of an institution's reply about logs.
     """
 
-    def __init__(self, fakes: Any, log: AuditLog) -> None:
-        self.fakes, self.log = fakes, log
+    def __init__(self, fakes: Any, log: AuditLog, store: Engine) -> None:
+        self.fakes, self.log, self.store = fakes, log, SqlOnceStore(store)
         self.banks = {bank.name: bank for bank in fakes.banks}
         self.absent: set[str] = set()
         self.changed: dict[str, Callable[[WitnessReply], WitnessReply]] = {}
@@ -53,7 +55,7 @@ class Talk:
 
     def begin(self) -> None:
         """A coordinator that remembers nothing but its log greets everybody."""
-        self.witnesses = Witnesses(PLAN, RUN, self.fakes.charter, self.log, self.ask)
+        self.witnesses = Witnesses(PLAN, RUN, self.fakes.charter, self.log, self.store, self.ask)
         replies = self.ask(dict.fromkeys(self.banks, WitnessRequest(plan=PLAN)))
         for name, reply in replies.items():
             assert self.witnesses.who(reply) == name
@@ -106,15 +108,15 @@ def witness_names(*names: str) -> set[str]:
 
 
 @pytest.fixture
-def log(coordinator_log: Callable[[Engine, str], AuditLog], tmp_path: Path) -> Iterator[AuditLog]:
+def store(tmp_path: Path) -> Iterator[Engine]:
     store = open_store(tmp_path / "coordinator.sqlite")
-    yield coordinator_log(store, "fakes")
+    yield store
     store.dispose()
 
 
 @pytest.fixture
-def talk(make_fakes: Callable[..., Any], log: AuditLog) -> Talk:
-    return Talk(make_fakes(4), log)
+def talk(make_fakes: Callable[..., Any], coordinator_log: Callable[[Engine, str], AuditLog], store: Engine) -> Talk:
+    return Talk(make_fakes(4), coordinator_log(store, "fakes"), store)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def lasting(
 ) -> Iterator[Talk]:
     """A run that goes on from one test to the next; its last question was answered by all."""
     store = open_store(tmp_path_factory.mktemp("coordinator") / "coordinator.sqlite")
-    talk = Talk(make_lasting_fakes(4), coordinator_log(store, "fakes"))
+    talk = Talk(make_lasting_fakes(4), coordinator_log(store, "fakes"), store)
     assert talk.round(question(0)) == list(BANKS)
     yield talk
     store.dispose()
@@ -365,7 +367,7 @@ def test_a_log_of_nobody_s_is_refused(talk: Talk, tmp_path: Path) -> None:
     members = talk.fakes.charter.to_json()
     members["institutions"][0]["identity"] = None
     charter = parse_charter(members)
-    witnesses = Witnesses(PLAN, RUN, charter, talk.log, talk.ask)
+    witnesses = Witnesses(PLAN, RUN, charter, talk.log, talk.store, talk.ask)
     with pytest.raises(RefusedError, match="does not name"):
         witnesses.who(talk.banks["bank 0"].log.answer(WitnessRequest(plan=PLAN)))
 
@@ -449,3 +451,30 @@ def test_the_last_exchange_covers_the_last_entries_and_the_coordinator_s_own(tal
     }
     talk.witnesses.close("sha256:" + "9" * 64)
     assert talk.log.size == 4, "a resumed run ends once"
+
+
+# --- what is kept for evidence ----------------------------------------------------------------------------------------
+
+
+def test_statements_and_last_cosignatures_are_kept_for_evidence(talk: Talk) -> None:
+    """Of those alone whose contributions were taken; of the last cosignatures the first that were kept."""
+    kept = KeptStatements(talk.store, RUN)
+    assert kept.closed() == {}
+    talk.round(question(0))
+    talk.round(question(1), {"bank 2": b"{}"})
+    taken = ("bank 0", "bank 1", "bank 3")
+    assert kept.of(question(1).digest, BANKS) == {}
+    said = kept.of(question(1).digest, taken)
+    assert set(said) == set(taken)
+    for name, statement in said.items():
+        stated = open_statement(statement, quorum_for(talk.fakes.charter, name))
+        assert stated.leaf.entry["question"] == question(1).digest
+    talk.witnesses.close("sha256:" + "2" * 64)
+    closed = kept.closed()
+    assert set(closed) == set(BANKS)
+    for name, note in closed.items():
+        assert quorum_for(talk.fakes.charter, name).require(note).size == talk.own_log(name).size
+    talk.statement("bank 0", question(2))
+    talk.begin()
+    talk.witnesses.close("sha256:" + "2" * 64)
+    assert kept.closed() == closed

@@ -21,15 +21,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cohortium.client.evidence import node_part
-from cohortium.client.gathering import of_node
+from cohortium.client.evidence import node_part, of_node
 from cohortium.client.node import read_contract
 from cohortium.client.onboarding import parse_source
 from cohortium.client.store import NodeStore
 from cohortium.governance.evidence.pack import MANIFEST, MANIFEST_SIGNATURE, Manifest, Source, write_pack
 from cohortium.governance.evidence.pack_container import layout
 from cohortium.governance.evidence.pack_log import read_log
-from cohortium.governance.evidence.verify import CHECKS, Findings, verify_pack
+from cohortium.governance.evidence.verify import CHECKS, Findings, verify_packs
 from cohortium.governance.fairness import FairnessResult
 from cohortium.governance.log import (
     AuditLog,
@@ -125,7 +124,7 @@ class Scene:
         signer = log_origin(self.charter.name)
         wanted = plans if plans is not None else [self.plan]
         write_pack(place, sources, federation=self.charter.name, signer=signer, key=self.key, plans=wanted)
-        return verify_pack(place, self.charter)
+        return verify_packs([place], self.charter)
 
 
 def failed(found: Findings) -> set[str]:
@@ -235,7 +234,7 @@ def test_the_pack_of_a_run_is_verified(scene: Scene, tmp_path: Path) -> None:
     found = scene.verified(scene.docs, tmp_path / "pack.zip")
     assert found.passed, messages(found)
     absent = {one.check for one in found.findings if one.status == "absent"}
-    assert absent == {"fairness", "attack audit"}
+    assert absent == {"approvals", "fairness", "attack audit"}
     assert {one.check for one in found.findings} == set(CHECKS)
     assert all("not in this pack" in one.message for one in found.findings if one.status == "absent")
     said = messages(found)
@@ -262,12 +261,12 @@ def test_the_first_and_the_last_byte_of_every_document_are_covered(scene: Scene,
     for region in regions:
         for at in (region.offset, region.offset + region.size - 1):
             altered.write_bytes(good[:at] + bytes([good[at] ^ 0x20]) + good[at + 1 :])
-            found = verify_pack(altered, scene.charter)
+            found = verify_packs([altered], scene.charter)
             assert (found.passed, found.altered) == (False, region.where), at
     altered.write_bytes(good[:-30])
-    assert verify_pack(altered, scene.charter).altered == "the container (directory)"
+    assert verify_packs([altered], scene.charter).altered == "the container (directory)"
     altered.write_bytes(good + good[-22:])
-    assert verify_pack(altered, scene.charter).altered == "the container (after its end)"
+    assert verify_packs([altered], scene.charter).altered == "the container (after its end)"
 
 
 def charge(at: int, **changes: Any) -> Callable[[Any], None]:
@@ -507,7 +506,7 @@ def test_fairness_and_attack_audits_are_checked(scene: Scene, tmp_path: Path) ->
     found = scene.verified({**scene.docs, **more, "added/card.md": b"# Card"}, tmp_path / "good.zip")
     assert found.passed, messages(found)
     assert "nothing is checked of added/card.md but the bytes" in messages(found)
-    assert not {one.check for one in found.findings if one.status == "absent"}
+    assert {one.check for one in found.findings if one.status == "absent"} == {"approvals"}
     audit["claims"] = [{**claim, "flagged": True}]
     for number, (changes, message) in enumerate(
         (
@@ -734,14 +733,14 @@ def test_a_node_s_own_pack_says_what_it_cannot_show(scene: Scene, tmp_path: Path
         sources = [Source(name, data) for name, data in docs.items()]
         signer = log_origin(scene.charter.name, "south")
         write_pack(place, sources, federation=scene.charter.name, signer=signer, key=gathered.key, plans=None)
-        return verify_pack(place, scene.charter)
+        return verify_packs([place], scene.charter)
 
     gathered = of_node(scene.out / "institutions" / "south", None)
     assert gathered.everything
     docs = {name: content(one) for name, one in gathered.documents.items()}
     found = verified(docs, tmp_path / "south.zip")
     assert found.passed, messages(found)
-    assert found.signer == "cohortium/simulation/south"
+    assert found.signers == ("cohortium/simulation/south",)
     absent = {one.check for one in found.findings if one.status == "absent"}
     assert {"contributions", "released", "witnesses", "reviews", "fairness", "attack audit"} <= absent
     for party in ("log", "ledger", "consent"):
@@ -799,6 +798,10 @@ def test_nothing_of_a_customer_is_in_a_pack(scene: Scene) -> None:
     consent = json.loads(scene.docs[f"{NORTH}consent.json"])
     assert set(consent) == {"schema", "institution", "openings"}
     assert {key for one in consent["openings"] for key in one} == {"charge", "root", "salt"}
-    known = {"log", "ledger", "decisions", "consent", "witnessed"}
+    stated = json.loads(scene.docs[f"{NORTH}stated.json"])
+    entries = [json.loads(bytes.fromhex(one["entry"]))["entry"] for one in stated["statements"]]
+    of_question = {"event", "plan", "run", "phase", "step", "attempt", "question", "charge"}
+    assert {key for one in entries for key in one} == of_question | {"decision", "consent", "mu2", "tv"}
+    known = {"log", "ledger", "decisions", "consent", "witnessed", "stated"}
     own = {name.split("/")[-1].removesuffix(".json") for name in scene.docs if name.startswith("parties/south/")}
     assert own == known

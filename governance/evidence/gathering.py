@@ -1,25 +1,23 @@
-"""Gathering what goes into an evidence pack: one node's documents, and whatever is given besides."""
+"""Gathering what goes into an evidence pack: what the parties bring, and whatever is given besides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cohortium.client.evidence import node_part
-from cohortium.client.node import read_contract
 from cohortium.governance.evidence.pack import Manifest, Source, write_pack
 from cohortium.governance.fairness import FAIRNESS_SCHEMA
-from cohortium.governance.log import log_origin
 from cohortium.governance.review import read_document
 from cohortium.study.charter import Charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError
 from cohortium.study.plan import Plan
+from cohortium.study.proposal import Proposal, parse_approval
 
-__all__ = ["Gathered", "bare", "file_bytes", "further_document", "json_bytes", "of_node"]
+__all__ = ["Gathered", "file_bytes", "further_document", "json_bytes", "released_sources", "study_sources"]
 
 _MEDIA = {".json": "application/json", ".md": "text/markdown", ".csv": "text/csv", ".html": "text/html"}
 _BYTES = "application/octet-stream"
@@ -50,12 +48,17 @@ class Gathered:
         if earlier.content != source.content:
             raise DataError(f"two documents are called '{source.name}'", place="evidence pack", fix="rename one")
 
+    def add_all(self, sources: Iterable[Source]) -> None:
+        """Every one of them; see `add`."""
+        for source in sources:
+            self.add(source)
+
     def add_plan(self, plan: Plan, contract: Contract | None) -> None:
         """A plan, and its contract where that is at hand."""
         self.plans[plan.digest] = plan
-        self.add(Source(f"plans/{bare(plan.digest)}.json", plan.to_bytes()))
+        self.add(Source(f"plans/{_bare(plan.digest)}.json", plan.to_bytes()))
         if contract is not None and contract.digest == plan.contract:
-            self.add(Source(f"contracts/{bare(contract.digest)}.json", contract.to_bytes()))
+            self.add(Source(f"contracts/{_bare(contract.digest)}.json", contract.to_bytes()))
 
     def add_further(self, attack_audit: Path | None, files: Sequence[Path]) -> None:
         """An attack audit and further documents besides; `DataError` for one that cannot be read."""
@@ -76,18 +79,22 @@ class Gathered:
         )
 
 
-def of_node(folder: Path, plans: Sequence[str] | None) -> Gathered:
-    """One node's documents: of these plans, or of all that it holds."""
-    part = node_part(folder, plans or None)
-    origin = log_origin(part.charter.name, part.institution)
-    gathered = Gathered(part.charter, origin, part.key, everything=not plans)
-    contract = read_contract(folder)
-    gathered.add(Source("charter.json", part.charter.to_bytes()))
-    for plan in part.plans.values():
-        gathered.add_plan(plan, contract)
-    for document in part.documents:
-        gathered.add(document)
-    return gathered
+def study_sources(proposal: Proposal, signed: bytes, approvals: Iterable[bytes]) -> list[Source]:
+    """A proposal as it was signed, and approvals of it as they were; `RefusedError` for one that is malformed."""
+    made = [Source(f"proposals/{_bare(proposal.digest)}.json", signed)]
+    for data in approvals:
+        digest = parse_approval(data, "approval").approval.digest
+        made.append(Source(f"approvals/{_bare(digest)}.json", data))
+    return made
+
+
+def released_sources(plan: str, files: Iterable[tuple[str, Path]]) -> list[Source]:
+    """What a run of a plan released, by the names of the files; `DataError` for one that cannot be read."""
+    made = []
+    for name, file in files:
+        place, media = f"released/{_bare(plan)}/{name}", _MEDIA.get(file.suffix, _BYTES)
+        made.append(Source(place, file_bytes(file) if media == _MEDIA[".json"] else file, media))
+    return made
 
 
 def further_document(file: Path) -> Source:
@@ -114,6 +121,6 @@ def file_bytes(path: Path) -> bytes:
         raise DataError(error.strerror or "cannot be read", place=str(path), fix="check the path") from error
 
 
-def bare(digest: str) -> str:
+def _bare(digest: str) -> str:
     """A digest as part of a name."""
     return digest.removeprefix("sha256:")
