@@ -33,8 +33,8 @@ from cohortium.governance.obligations.register import TABLES as OBLIGATION_TABLE
 from cohortium.models.marginals import Axis, MarginalsQuery
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
-from cohortium.privacy.store_forms import insert_all
 from cohortium.privacy.secure_sum import SqlOnceStore
+from cohortium.privacy.store_forms import insert_all
 from cohortium.privacy.table import CustomerTable
 from cohortium.server.witnesses import Witnesses
 from cohortium.study.canonical import canonical_bytes
