@@ -16,13 +16,15 @@ from cohortium.client.evidence import of_node
 from cohortium.governance.evidence.gathering import Gathered
 from cohortium.governance.evidence.pack import Source, write_pack
 from cohortium.governance.evidence.verify import CHECKS, Findings, verify_packs
-from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin
+from cohortium.governance.log import AuditLog, Checkpoint, Cosigner, Ed25519Signer, LogReader, Note, log_origin
 from cohortium.privacy.ledger import open_store
 from cohortium.server.evidence import of_coordinator
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import load_charter, parse_charter
 from cohortium.study.contract import Contract
 from cohortium.study.errors import DataError, RefusedError
+from cohortium.study.keys import read_identity_file
+from cohortium.study.plans import parse_plan
 from cohortium.study.proposal import Proposal, parse_approval, sign_approval, sign_proposal
 
 PASSWORD = "loopback words for tests only"
@@ -182,6 +184,12 @@ def without(name: str) -> Callable[[Any], None]:
     return change
 
 
+def last_question(held: Any) -> None:
+    """A log without it."""
+    index = max(at for at, one in enumerate(held["entries"]) if one["entry"]["event"] == "question")
+    held["entries"].pop(index)
+
+
 STATED, LOG, LEDGER = "parties/south/stated.json", "parties/north/log.json", "parties/north/ledger.json"
 ASKED = "parties/coordinator/log.json"
 
@@ -212,6 +220,7 @@ ASKED = "parties/coordinator/log.json"
             "a log that does not continue what was witnessed",
         ),
         (ASKED, without("south"), {"approvals"}, "that it was approved by 'south'"),
+        (ASKED, last_question, {"contributions", "released"}, "and no question of the coordinator's log names it"),
     ],
 )
 def test_what_is_left_out_or_put_elsewhere_is_found(
@@ -339,6 +348,65 @@ def test_a_log_that_showed_the_coordinator_something_else_is_found(scene: Scene,
     assert "entries were shown; the last checkpoint of the log here is of" in messages(found)
 
 
+def key_of(scene: Scene, name: str) -> Ed25519PrivateKey:
+    return read_identity_file(scene.federation.node(name) / "identity.pem", PASSWORD)
+
+
+def conspired(scene: Scene, name: str, size: int) -> str:
+    """A checkpoint of a log that nobody has, signed by its owner and cosigned by all others."""
+    origin = log_origin("loopback", name)
+    note = Note(Checkpoint(origin, size, bytes(32)).to_text()).signed(Ed25519Signer(origin, key_of(scene, name)))
+    for other in set(REGIONS) - {name}:
+        note = note.signed(Cosigner(log_origin("loopback", other), key_of(scene, other), 1_772_000_000))
+    return note.to_text()
+
+
+def test_a_log_with_two_histories_is_found_even_if_others_cosigned_both(scene: Scene, tmp_path: Path) -> None:
+    last = int(json.loads(scene.docs[STATED])["closed"][0].splitlines()[1])
+    forged = conspired(scene, "south", last)
+    docs = edited(scene.docs, STATED, lambda held: held["closed"].append(forged))
+    found = scene.verified(tmp_path, docs)
+    assert failed(found) == {"contributions"}
+    assert f"contributions south: two logs were shown at {last} entries" in messages(found)
+    shown = {"statements": [], "closed": [conspired(scene, "north", last)]}
+    docs = edited(scene.docs, "parties/north/stated.json", lambda held: held.update(shown))
+    (tmp_path / "north").mkdir()
+    found = scene.verified(tmp_path / "north", docs)
+    assert failed(found) == {"contributions"}
+    assert f"contributions north: another log was shown at {last} entries than is here" in messages(found)
+
+
+def test_a_statement_on_an_older_cosigned_checkpoint_is_found(scene: Scene, tmp_path: Path) -> None:
+    """It was taken when nobody had witnessed the question before."""
+    statements = json.loads(scene.docs[STATED])["statements"]
+    old, new = (int(note.splitlines()[1]) for note in (statements[1]["cosigned"], statements[3]["checkpoint"]))
+    store = open_store(scene.federation.node("south") / "log.sqlite", read_only=True)
+    proof = [part.hex() for part in LogReader(store).consistency(old, new)]
+    store.dispose()
+    older = {"cosigned": statements[1]["cosigned"], "growth": [{"old": old, "proof": proof}]}
+    found = scene.verified(tmp_path, edited(scene.docs, STATED, lambda held: held["statements"][3].update(older)))
+    assert failed(found) == {"contributions"}
+    before = statements[2]["index"]
+    assert f"entry {before + 1} was stated when nobody had witnessed entry {before}" in messages(found)
+
+
+def test_a_node_s_pack_of_another_plan_says_nothing_of_this_one(scene: Scene, tmp_path: Path) -> None:
+    """What it stated to the coordinator is looked at in its place."""
+    other = parse_plan({**scene.proposal.plan.to_json(), "name": "other", "software": None})
+    kept = (LOG, "charter.json", f"contracts/{scene.proposal.contract.digest[7:]}.json")
+    own = {name: scene.own[name] for name in kept} | {f"plans/{other.digest[7:]}.json": other.to_bytes()}
+    scene.verified(tmp_path)
+    held = json.loads(own[LOG])
+    own[LOG] = canonical_bytes({**held, "entries": [one for one in held["entries"] if "plan" not in one["entry"]]})
+    path = tmp_path / "other.zip"
+    signer = {"federation": "loopback", "signer": scene.north.signer, "key": scene.north.key}
+    write_pack(path, [Source(name, data) for name, data in own.items()], **signer, plans=[other.digest])
+    charter = load_charter(scene.federation.coordinator / "charter.json")
+    found = verify_packs([tmp_path / "coordinator.zip", path], charter)
+    assert found.passed, messages(found)
+    assert "contributions : 27 entries of institutions" in messages(found)
+
+
 def test_what_was_not_run_or_cannot_be_opened_is_refused(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened with this password"):
         of_coordinator(scene.federation.coordinator, None, "another password altogether")
@@ -354,3 +422,17 @@ def test_what_was_not_run_or_cannot_be_opened_is_refused(scene: Scene, tmp_path:
             of_node(scene.federation.node("north"), None, PASSWORD)
     finally:
         kept.write_bytes(data)
+    folder = scene.federation.coordinator
+    charter = (folder / "charter.json").read_bytes()
+    members = json.loads(charter)
+    members["institutions"].pop()
+    (folder / "charter.json").write_bytes(parse_charter(members).to_bytes())
+    try:
+        smaller = {"name": "other", "trust": "local", "min_institutions": 1}
+        plan = scene.federation.propose(scene.proposal.plan.model_copy(update=smaller))
+    finally:
+        (folder / "charter.json").write_bytes(charter)
+    with pytest.raises(RefusedError, match="members, keys or quorum changed between these plans"):
+        of_coordinator(folder, None, PASSWORD)
+    assert of_coordinator(folder, [scene.plan], PASSWORD).charter == scene.proposal.charter
+    assert set(of_coordinator(folder, [plan], PASSWORD).plans) == {plan}
