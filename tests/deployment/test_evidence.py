@@ -19,6 +19,7 @@ from cohortium.governance.evidence.verify import CHECKS, Findings, verify_packs
 from cohortium.governance.log import AuditLog, Checkpoint, Cosigner, Ed25519Signer, LogReader, Note, log_origin
 from cohortium.privacy.ledger import open_store
 from cohortium.server.evidence import of_coordinator
+from cohortium.simulations.loopback import PASSWORD, Deployment
 from cohortium.study.canonical import canonical_bytes
 from cohortium.study.charter import load_charter, parse_charter
 from cohortium.study.contract import Contract
@@ -27,7 +28,6 @@ from cohortium.study.keys import read_identity_file
 from cohortium.study.plans import parse_plan
 from cohortium.study.proposal import Proposal, parse_approval, sign_approval, sign_proposal
 
-PASSWORD = "loopback words for tests only"
 REGIONS = dict.fromkeys(("north", "south", "west"), "EU")
 NOW = datetime.now(UTC)
 Docs = dict[str, bytes]
@@ -48,7 +48,7 @@ class People:
 class Scene:
     """A federation that ran a plan, and the documents of two packs about it."""
 
-    federation: Any
+    federation: Deployment
     plan: str
     coordinator: Gathered
     north: Gathered
@@ -78,11 +78,9 @@ def documents(gathered: Gathered) -> Docs:
 
 
 @pytest.fixture(scope="module")
-def scene(
-    make_deployment: Any, small_contract: Contract, make_plan: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Scene:
+def scene(run_here: Any, small_contract: Contract, make_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A run as it is deployed, but in this process: approvals and results are handed over as nodes do it."""
-    found = make_deployment(tmp_path_factory.mktemp("federation"))
+    found = Deployment(tmp_path_factory.mktemp("federation"))
     contract = small_contract.model_copy(update={"purposes": ("CustomerSegmentation",)})
     found.found(contract, People(), REGIONS)
     sums = {"trust": "distributed", "min_institutions": 3, "colluders": 1, "epsilon": 2.0}
@@ -90,7 +88,7 @@ def scene(
     found.approve(plan)
     for name in REGIONS:
         found.studies.take_approval((found.node(name) / "approvals" / f"{plan[7:]}.json").read_bytes())
-    released = found.run_here(plan, found.studies.begin(plan).run)
+    released = run_here(found, plan, found.studies.begin(plan).run)
     found.studies.keep_released(plan, "bundle.json", released)
     found.studies.note(plan, "released")
     came = found.node("north") / "released" / plan[7:]
