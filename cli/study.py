@@ -514,6 +514,7 @@ def _print_review(told: Review) -> None:
     _print_rules(told, say)
     if told.coverage is not None:
         say(f"\nconsent, for this house alone: {told.coverage.counted:,} of {told.coverage.people:,} on record count")
+        say(f"  who is not on record {'does not count' if told.lawful_basis == 'consent' else 'counts as well'}")
         for reason, count in told.coverage.left_out.items():
             if count:
                 say(f"  {reason}: {count:,}")

@@ -54,6 +54,7 @@ from cohortium.study.keys import check_password, encrypted_pem, read_transport_f
 __all__ = [
     "REQUEST",
     "Link",
+    "certificate_end",
     "client_context",
     "found_node",
     "join",
@@ -284,6 +285,15 @@ def read_transport_key(folder: Path, password: str) -> EllipticCurvePrivateKey:
     return read_transport_file(folder / _TRANSPORT, password)
 
 
+def certificate_end(folder: Path) -> datetime:
+    """When the certificate of a node that joined ends (UTC); `DataError` where it cannot be read."""
+    place = folder / _CERTIFICATE
+    try:
+        return load_certificate(place.read_text(encoding="ascii"), str(place)).not_valid_after_utc
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unfit(folder) from error
+
+
 def client_context(folder: Path, password: str, now: datetime | None = None) -> ssl.SSLContext:
     """TLS 1.3 as a node speaks it: it shows its certificate, and believes in its federation's CA and no other.
 
@@ -301,18 +311,22 @@ def client_context(folder: Path, password: str, now: datetime | None = None) -> 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
+    end = certificate_end(folder)
     try:
-        certificate = load_certificate((folder / _CERTIFICATE).read_text(encoding="ascii"), str(folder / _CERTIFICATE))
         context.load_verify_locations(folder / _AUTHORITY)
         context.load_cert_chain(folder / _CERTIFICATE, folder / _TRANSPORT, lambda: password)
-    except (OSError, UnicodeDecodeError) as error:  # ssl.SSLError included
-        raise DataError(
-            "the files of its TLS do not fit together, or one is missing",
-            place=str(folder),
-            fix="join again: cohortium node join",
-        ) from error
-    if (now or datetime.now(UTC)) > certificate.not_valid_after_utc:
+    except OSError as error:  # ssl.SSLError included
+        raise _unfit(folder) from error
+    if (now or datetime.now(UTC)) > end:
         raise RefusedError(
             "the node's certificate has expired", place=str(folder / _CERTIFICATE), fix="cohortium node rotate"
         )
     return context
+
+
+def _unfit(folder: Path) -> DataError:
+    return DataError(
+        "the files of its TLS do not fit together, or one is missing",
+        place=str(folder),
+        fix="join again: cohortium node join",
+    )

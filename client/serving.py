@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from cohortium.client.app import make_client_app
 from cohortium.client.exchange import Exchange
 from cohortium.client.fleet import HEARTBEAT_SECONDS, Delivered, FleetLink, LinkLostError, StrangerError
-from cohortium.client.joining import client_context, read_link, read_transport_key
+from cohortium.client.joining import certificate_end, client_context, read_link, read_transport_key
 from cohortium.client.node import Node, open_node, read_contract
 from cohortium.client.onboarding import load_customer_table
 from cohortium.client.proposals import add_proposal
@@ -96,6 +96,7 @@ class Serving:
         link: to the coordinator.
         each_round: called between messages, every few seconds: what else is to be exchanged with the coordinator.
         app: answers; the institution's client app by default.
+        certificate_until: when the node's certificate ends.
     """
 
     def __init__(
@@ -104,8 +105,10 @@ class Serving:
         link: FleetLink,
         each_round: Callable[[], None] = lambda: None,
         app: ClientApp | None = None,
+        certificate_until: datetime | None = None,
     ) -> None:
         self._node, self._link, self._each_round = node, link, each_round
+        self._certificate_until = certificate_until
         self._app = app or make_client_app(lambda _context: node)
         self._allowed = approved_bundle(node)
         self._counts = _Counts()
@@ -126,6 +129,7 @@ class Serving:
             "connected": self._connected,
             "stopping": self._stopping.is_set(),
             "up_since": datetime.fromtimestamp(self._since, UTC).isoformat(timespec="seconds"),
+            "certificate_until": self._certificate_until and self._certificate_until.isoformat(timespec="seconds"),
             "version": installed_software().version,
         }
 
@@ -265,4 +269,4 @@ def at_work(folder: Path, password: str, bits: BitSource | None = None) -> Itera
         stack.callback(fleet.close)
         exchange = Exchange(folder, link.address, context, partial(add_proposal, folder))
         stack.callback(exchange.close)
-        yield Serving(node, fleet, exchange)
+        yield Serving(node, fleet, exchange, certificate_until=certificate_end(folder))
