@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import shutil
-import subprocess
-import sys
 import tomllib
 import zipfile
 from collections import Counter
@@ -29,8 +25,6 @@ ALLOWED = {
     "cli": set(ROOMS) - {"cli"},
 }
 """Arrows point down only. import-linter checks the same; this table says so without it."""
-
-_OFFLINE = ("Could not find a version", "No matching distribution", "Connection", "Temporary failure", "Max retries")
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -142,23 +136,8 @@ def test_what_neighbours_import_is_offered() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built from a copy of what would be committed."""
-    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir"]
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_RETRIES": "1"}
-    done = subprocess.run(
-        [*command, "--wheel-dir", str(out), str(copy)], capture_output=True, text=True, env=environment, check=False
-    )
-    if done.returncode and any(sign in done.stderr for sign in _OFFLINE):
-        pytest.skip("the build backend could not be fetched: the package index is out of reach")
-    assert done.returncode == 0, done.stderr
-    (built,) = out.glob("*.whl")
-    return zipfile.ZipFile(built)
+def wheel(built_wheel: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(built_wheel)
 
 
 @pytest.mark.slow
@@ -189,23 +168,3 @@ def test_the_wheel_has_the_command_the_licence_and_nothing_else(wheel: zipfile.Z
     metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
     assert metadata["Name"] == "cohortium"
     assert metadata["License-Expression"] == "Apache-2.0"
-
-
-@pytest.mark.slow
-@pytest.mark.online
-def test_the_wheel_works_without_its_sources(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    """Its packaged files are found through the package: the starter plan, the bank world, the report's style."""
-    wheel.extractall(tmp_path / "site")
-    code = (
-        "import cohortium.cli.main as m, cohortium.study.plans as p, pathlib, sys\n"
-        "assert pathlib.Path(m.__file__).is_relative_to(sys.argv[1]), m.__file__\n"
-        "from cohortium.simulations.starter import write_starter\n"
-        "for data in (None, 'bank-world', 'ta-feng'):\n"
-        "    folder = pathlib.Path(sys.argv[2]) / str(data)\n"
-        "    write_starter(folder, data)\n"
-        "    p.load_plan(folder / 'plan.toml')\n"
-    )
-    arguments = [sys.executable, "-c", code, str(tmp_path / "site"), str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
