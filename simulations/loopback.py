@@ -210,8 +210,8 @@ class Deployment:
             add_proposal(self.node(name), data)
             approve(self.node(name), plan, "tester", read_key(self.node(name), PASSWORD))
 
-    def start(self, *command: str, name: str) -> Process:
-        """Start a program of this interpreter; what it prints is appended to NAME.log."""
+    def start(self, *command: str, name: str, folder: Path | None = None) -> Process:
+        """Start a program of this interpreter in a folder; what it prints is appended to NAME.log."""
         log = self.root / f"{name}.log"
         begins = log.stat().st_size if log.exists() else 0
         with log.open("ab") as file:
@@ -222,6 +222,7 @@ class Deployment:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
+                cwd=folder,
             )
         self.running.append(Process(process, log, begins))
         return self.running[-1]

@@ -40,7 +40,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CON
 GOES_ON = {"docs/refusals.md": "docs/reviewer-guide.md"}
 """Pages that take long to begin with, and the page that begins with the same."""
 FOLLOWED = ("docs/partners-guide.md", "docs/coordinators-guide.md")
-"""Pages that tests/deployment/test_guides.py follows, by several institutions at once."""
+"""Pages that test_guides.py follows, by several institutions at once."""
 
 
 def wanted(page: Path, online: bool) -> list[Example]:

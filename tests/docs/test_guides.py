@@ -21,13 +21,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from cohortium.simulations.loopback import Deployment, Process, free_port, wait_until
+from cohortium.study.errors import OutputError
 from cohortium.study.software import installed_software
 
-from ..docs.pages import ROOT, Example, examples, purchases, run_cohortium  # noqa: TID252 - tests are no package
+from .pages import ROOT, Example, examples, purchases, run_cohortium
 
 PARTNER, COORDINATOR = ROOT / "docs" / "partners-guide.md", ROOT / "docs" / "coordinators-guide.md"
 MOST_COMMANDS = 15
@@ -98,12 +99,15 @@ class House:
 class Followed:
     """A federation of readers."""
 
-    root: Path
-    processes: Any
-    wait: Any
+    processes: Deployment
     patch: pytest.MonkeyPatch
     done: set[tuple[Path, int]] = field(default_factory=set)
-    running: dict[str, Any] = field(default_factory=dict)
+    running: dict[str, Process] = field(default_factory=dict)
+    begun: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.processes.root
 
     def follow(self, house: House, page: Path, heading: str, *parts: int) -> None:
         """What stands under a heading; or parts of it, numbered by blocks of commands."""
@@ -126,10 +130,23 @@ class Followed:
             elif example.note.startswith("answers: "):
                 answer(Path(example.note.removeprefix("answers: ")), example.text)
             elif example.prints:
-                seen = self.wait(lambda: house.sees(example.text, looked()), 90, place) if again else None  # noqa: B023
-                assert seen or house.sees(example.text, looked()), f"{place}: printed was\n{looked()}"
+                self.shown(house, example, looked, 90 if again else 0)
             elif example.language == "bash":
                 looked, again = self.call(house, example, place)
+
+    def shown(self, house: House, example: Example, looked: Callable[[], str], seconds: float) -> None:
+        """Wait so long until the output is as the guide shows it."""
+        place = f"{example.page.name}:{example.line}"
+        try:
+            wait_until(lambda: house.sees(example.text, looked()), seconds, place)
+        except OutputError:
+            pytest.fail(f"{place}: printed was\n{looked()}")
+
+    def ahead(self, house: House, page: Path) -> None:
+        """Start what the page's section Start will start, while others do something else."""
+        (example,) = (one for one in examples(page) if one.language == "bash" and section_of(one) == "Start")
+        self.patch.chdir(house.folder)
+        self.begun[house.name] = self.start(house, [house.own(word) for word in example.commands[0]])
 
     def call(self, house: House, example: Example, place: str) -> tuple[Callable[[], str], bool]:
         """Call a block's commands: what they printed, and whether to look again for more."""
@@ -137,10 +154,8 @@ class Followed:
         if "start" in called[-1]:
             for words in called[:-1]:
                 self.printed(words, place)
-            log = self.root / f"{house.name}.log"
-            begun = log.stat().st_size if log.exists() else 0
-            process = self.start(house, called[-1])
-            return lambda: process.log.read_bytes()[begun:].decode(), True
+            process = self.begun.pop(house.name, None) or self.start(house, called[-1])
+            return lambda: process.log.read_bytes()[process.begins :].decode(), True
         if called[-1][0] == "curl":
             return lambda: urllib.request.urlopen(called[-1][1], timeout=5).read().decode(), True
         if len(called) == 1 and tuple(called[0][1:3]) in LOOKS:
@@ -156,7 +171,7 @@ class Followed:
         assert code == 0, f"{place}: {' '.join(words)} ended with {code}\n{output}"
         return output
 
-    def start(self, house: House, words: list[str]) -> Any:
+    def start(self, house: House, words: list[str]) -> Process:
         if (before := self.running.get(house.name)) is not None:
             before.kill()
         health = ["--health-port", house.says.get("127.0.0.1:9442", "127.0.0.1:0").rpartition(":")[2]]
@@ -233,29 +248,30 @@ def test_installing_gives_the_very_code_of_this_tree_with_all_its_files(built_wh
 
 
 @pytest.fixture
-def followed(make_deployment: Any, wait: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
+def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
     for name in ("typed", "own"):
         (tmp_path / name).write_text(f"several plain words, {name}\n")
     monkeypatch.setenv("COHORTIUM_PASSWORD_FILE", str(tmp_path / "typed"))
     monkeypatch.setenv("COHORTIUM_ACCOUNT_PASSWORD_FILE", str(tmp_path / "own"))
-    processes = make_deployment(tmp_path)
-    yield Followed(tmp_path, processes, wait, monkeypatch)
+    processes = Deployment(tmp_path)
+    yield Followed(processes, monkeypatch)
     processes.close()
 
 
 @pytest.mark.slow
 def test_the_guides_lead_from_an_empty_folder_to_a_study_that_was_answered_and_through_bad_days(
-    followed: Followed, make_port: Callable[[], int]
+    followed: Followed,
 ) -> None:
-    address = f"127.0.0.1:{make_port()}"
+    address = f"127.0.0.1:{free_port()}"
     coordinator = House("coordinator", followed.root / "desk", {"coordinator:9440": address, "0.0.0.0:9440": address})
     coordinator.folder.mkdir()
     follow = followed.follow
     follow(coordinator, COORDINATOR, "Found the federation")
+    followed.ahead(coordinator, COORDINATOR)
     follow(coordinator, COORDINATOR, "Agree on it")
     members = {}
     for name in ("north", "south", "west"):
-        says = {**coordinator.says, "north": name, "127.0.0.1:9442": f"127.0.0.1:{make_port()}"}
+        says = {**coordinator.says, "north": name, "127.0.0.1:9442": f"127.0.0.1:{free_port()}"}
         member = members[name] = House(name, followed.root / name, says, dict(coordinator.said))
         member.folder.mkdir()
         shutil.copy(coordinator.folder / "study" / "contract.toml", member.folder)
@@ -272,6 +288,7 @@ def test_the_guides_lead_from_an_empty_folder_to_a_study_that_was_answered_and_t
         for heading in ("Give it your customers", "Say who may be counted", "Answer for the rules"):
             follow(member, PARTNER, heading)
         follow(member, PARTNER, "Add a second person")
+        followed.ahead(member, PARTNER)
     north, south, west = members.values()
     for member in members.values():
         bring(coordinator, member, "coordinator/charter.json")
@@ -308,7 +325,8 @@ def test_the_guides_lead_from_an_empty_folder_to_a_study_that_was_answered_and_t
         bring(witness, north, "north-by-south.txt")
     follow(north, PARTNER, "Restoring a backup", 2)
     follow(coordinator, COORDINATOR, "Revoke")
-    assert followed.wait(lambda: followed.running["west"].process.poll(), 30, "the end of the revoked node") != 0
+    wait_until(lambda: not followed.running["west"].running, 30, "the end of the revoked node")
+    assert followed.running["west"].process.returncode != 0
 
     left = {
         f"{page.name}:{one.line}"
