@@ -66,8 +66,8 @@ LEAST = {3: 3, 4: 3, 5: 4, 6: 4}
 """Contributions that a sum needs, by institutions; of six, a question takes three waves."""
 
 PEOPLE, QUESTIONS, ATTEMPTS, LIFETIME = 300, 9, 5, 50.0
-MOST = 16
-"""Faults in one study."""
+MOST, MOST_A_QUESTION = 16, 3
+"""Faults in one study, and until the next question is asked."""
 
 WAVE_SECONDS, UP_SECONDS, END_SECONDS = 8.0, 180.0, 240.0
 CONTRACT = """
@@ -182,6 +182,7 @@ class Tap:
         self.off: dict[str, float] = {}
         self._armed: list[Fault] = []
         self._asked: set[tuple[str, int]] = set()
+        self._hits: Counter[int] = Counter()
         self._file, self._lock = file.open("a", encoding="utf-8"), threading.Lock()
         tap = self
 
@@ -204,7 +205,7 @@ class Tap:
         with self._lock:
             self._armed = list(faults)
             if fresh:
-                self._asked = set()
+                self._asked, self._hits = set(), Counter()
 
     def heard(self, event: dict[str, Any]) -> float:
         """How far the node's clock is to be off."""
@@ -231,10 +232,15 @@ class Tap:
         """The first fault that waited for this very event; the others wait until they are armed again."""
         for fault in self._armed:
             when = fault.victim, fault.wave, fault.moment
-            if when == (event["node"], event.get("wave"), event["moment"]) and len(self._asked) >= fault.after:
+            if when == (event["node"], event.get("wave"), event["moment"]) and self._may_hit(fault):
                 self._armed = []
+                self._hits[len(self._asked)] += 1
                 return Hit(fault, event)
         return None
+
+    def _may_hit(self, fault: Fault) -> bool:
+        asked = len(self._asked)
+        return asked >= fault.after and self._hits[asked] < MOST_A_QUESTION
 
     def close(self) -> None:
         """Hear nothing more."""

@@ -232,27 +232,6 @@ def test_nobody_fetches_unpacks_or_answers_a_run_of_another_bundle(serving: Any,
     assert all(not charges(serving, name, serving.plan) for name in REGIONS)
 
 
-def test_a_killed_node_and_a_killed_coordinator_cost_nothing(serving: Any) -> None:
-    federation, plan, nodes = serving, serving.plan, serving.nodes
-    federation.run(plan)
-    wait_until(lambda: len(federation.studies.progress(plan)) >= 2, 120, "two answers")
-    nodes["south"].kill()
-    nodes["south"] = federation.start_node("south")
-    wait_until(lambda: len(federation.studies.progress(plan)) >= 5, 120, "five answers")
-    federation.coordinator_process.kill()
-    left = federation.coordinator
-    wait_until(lambda: not processes_of(left), 30, "the end of what a killed coordinator left behind")
-    federation.coordinator_process = federation.start_coordinator(wave=20)
-    assert federation.ended(plan) == "released"
-    tried = federation.studies.progress(plan)
-    answered = {(one.phase, one.step, one.attempt) for one in tried if one.institutions == 3}
-    assert {(one.phase, one.step) for one in tried} == {(phase, step) for phase, step, _ in answered}
-    for name in REGIONS:
-        paid = charges(federation, name, plan)
-        assert len(paid) == len(set(paid))
-        assert answered <= set(paid) <= {(one.phase, one.step, one.attempt) for one in tried}
-
-
 def test_a_revoked_member_is_out_at_once_and_says_so(serving: Any) -> None:
     revoke(serving.coordinator, PASSWORD, "west", "left the federation", datetime.now(UTC))
     process = serving.nodes["west"]
