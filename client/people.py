@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.client.scoring import bundle_scaler
 from cohortium.client.seeds import SeedStore
 from cohortium.models.assignment import nearest_centre, on_grid
 from cohortium.models.auditing import DISTANCE, LABEL, OUTCOME, Coding, audit_layout
 from cohortium.models.released import read_ranker
 from cohortium.models.rows import HASH, SEED, row_hashes
+from cohortium.models.scaler import Scaler
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.audit_plan import AuditPlan
 from cohortium.study.bundle import Bundle, load_bundle
@@ -35,11 +35,21 @@ from cohortium.study.lookalike_plan import EncoderPlan, LookalikePlan
 from cohortium.study.model import LookalikeModel, Model, load_model
 from cohortium.study.plan import Plan, TrainingPlan
 
-__all__ = ["AuditModels", "PlanPeople"]
+__all__ = ["AuditModels", "PlanPeople", "bundle_scaler"]
 
 _KEPT = 4
 _BUNDLE, _MODEL = ".json", ".safetensors"
 _AUDITED = "plan: audit.model"
+
+
+def bundle_scaler(bundle: Bundle) -> Scaler:
+    """The scaler of a bundle."""
+    return Scaler(
+        features=tuple(axis.feature for axis in bundle.scaler),
+        logs=np.array([axis.log for axis in bundle.scaler]),
+        lows=np.array([axis.low for axis in bundle.scaler]),
+        highs=np.array([axis.high for axis in bundle.scaler]),
+    )
 
 
 class AuditModels:

@@ -11,27 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cohortium.client.people import bundle_scaler
 from cohortium.models.assignment import nearest_centre
 from cohortium.models.rfm import QuintileEdges, rfm_names
-from cohortium.models.scaler import Scaler
 from cohortium.privacy.table import CustomerTable
 from cohortium.study.bundle import Bundle
 from cohortium.study.errors import OutputError
 
-__all__ = ["SEGMENTS_SCHEMA", "bundle_scaler", "score_customers", "write_segments"]
+__all__ = ["SEGMENTS_SCHEMA", "score_customers", "write_segments"]
 
 SEGMENTS_SCHEMA = "cohortium.segments/1"
 """Schema name in the Parquet file's metadata."""
-
-
-def bundle_scaler(bundle: Bundle) -> Scaler:
-    """The scaler of a bundle."""
-    return Scaler(
-        features=tuple(axis.feature for axis in bundle.scaler),
-        logs=np.array([axis.log for axis in bundle.scaler]),
-        lows=np.array([axis.low for axis in bundle.scaler]),
-        highs=np.array([axis.high for axis in bundle.scaler]),
-    )
 
 
 def score_customers(bundle: Bundle, people: CustomerTable) -> pd.DataFrame:

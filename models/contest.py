@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from cohortium.models.reach import ScoreCounts
 from cohortium.models.scorebins import MAX_RANKERS, ScoreBins, is_seed, scales_from_spec, scales_to_spec
@@ -182,13 +182,14 @@ def choose_ranker(names: Sequence[str], leads: Sequence[Estimate | None]) -> Ran
     doubt = math.sqrt(beliefs[taken][1] + beliefs[rival][1])
     certain = doubt <= 0.0
     z = math.inf if certain else lead_of / doubt
+    density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return RankerChoice(
         ranker=taken,
         rival=rival,
         margin=seen[taken].value - seen[rival].value,
         margin_std=math.hypot(seen[taken].noise, seen[rival].noise),
-        probability=float(norm.cdf(z)),
-        regret=0.0 if certain else max(float(doubt * norm.pdf(z) - lead_of * norm.cdf(-z)), 0.0),
+        probability=float(ndtr(z)),
+        regret=0.0 if certain else max(float(doubt * density - lead_of * ndtr(-z)), 0.0),
     )
 
 

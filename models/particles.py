@@ -12,17 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from sklearn.cluster import KMeans
+from scipy.special import ndtr
 from threadpoolctl import threadpool_limits
 
 from cohortium.models.assignment import nearest_centre, squared_distances
 from cohortium.models.marginals import Marginal
 from cohortium.models.moments import CellMoments, MomentQuery
 from cohortium.models.scaler import Scaler
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 __all__ = [
     "Outline",
@@ -77,7 +80,7 @@ def copula_particles(shape: Outline, covariance: NDArray[np.float64], rng: np.ra
     spread = np.sqrt(np.diag(covariance))
     correlation = covariance / np.outer(spread, spread)
     normal = rng.multivariate_normal(np.zeros(len(spread)), correlation, PARTICLES, method="eigh")
-    uniform = norm.cdf(normal)
+    uniform = ndtr(normal)
     particles = np.empty_like(uniform)
     for index, (ends, mass) in enumerate(zip(shape.edges, shape.masses, strict=True)):
         cumulative = np.concatenate([[0.0], np.cumsum(mass)]) / mass.sum() + np.arange(len(ends)) * 1e-9
@@ -94,7 +97,7 @@ def cluster_particles(
         extra = rng.normal(0.0, 1e-3, (k - len(distinct), particles.shape[1]))
         return np.clip(np.vstack([distinct, distinct[:1] + extra]), -1.0, 1.0)
     with threadpool_limits(limits=1):  # with several threads the order of additions, and so the result, would vary
-        model = KMeans(k, n_init=restarts, max_iter=50, random_state=int(rng.integers(2**31 - 1))).fit(particles)
+        model = _k_means(k, n_init=restarts, max_iter=50, random_state=int(rng.integers(2**31 - 1))).fit(particles)
     return np.asarray(model.cluster_centers_, dtype=np.float64)
 
 
@@ -115,7 +118,7 @@ def swapped_centres(
             start = _one_swapped(particles, best, rng)
             if start is None:
                 break
-            model = KMeans(k, init=start, n_init=1, max_iter=15).fit(particles)
+            model = _k_means(k, init=start, n_init=1, max_iter=15).fit(particles)
             if model.inertia_ < cost:
                 best, cost = np.asarray(model.cluster_centers_, dtype=np.float64), float(model.inertia_)
     return best
@@ -229,3 +232,9 @@ def _scaled(scaler: Scaler, index: int, values: NDArray[np.float64]) -> NDArray[
     moved = np.log1p(np.maximum(values, 0.0)) if scaler.logs[index] else values
     low, high = scaler.lows[index], scaler.highs[index]
     return np.asarray(np.clip(2.0 * (moved - low) / (high - low) - 1.0, -1.0, 1.0))
+
+
+def _k_means(k: int, **settings: Any) -> KMeans:
+    from sklearn.cluster import KMeans  # noqa: PLC0415 - slow to import, and a node never gets here
+
+    return KMeans(k, **settings)

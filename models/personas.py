@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.tree import DecisionTreeClassifier
 
 from cohortium.models.assignment import nearest_centre
 from cohortium.models.scaler import Scaler
@@ -52,6 +51,8 @@ def threshold_rules(
     A shallow decision tree is fitted to the particles, which are made of released numbers; rules are its leaves, with
     thresholds in the contract's units, the leaf with most particles first.
     """
+    from sklearn.tree import DecisionTreeClassifier  # noqa: PLC0415 - slow to import, and a node never gets here
+
     rules: list[list[tuple[int, str]]] = [[] for _ in centres]
     segment = nearest_centre(particles, centres)
     depth = int(np.ceil(np.log2(max(len(centres), 2)))) + 1

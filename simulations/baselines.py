@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from cohortium.client.scoring import bundle_scaler
+from cohortium.client.people import bundle_scaler
 from cohortium.governance.report import Comparison
 from cohortium.models.assignment import squared_distances
 from cohortium.privacy.table import CustomerTable

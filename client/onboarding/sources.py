@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
@@ -27,6 +26,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cohortium.client.onboarding.engine import Engine, literal, quoted
 from cohortium.study.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import, and a node has none
 
 __all__ = ["OpenSource", "Source", "SqlSource", "open_source", "parse_source", "require_columns", "suggestion"]
 
@@ -53,7 +55,7 @@ class SqlSource:
     query: str | None = None
 
 
-Source: TypeAlias = Path | str | SqlSource | pd.DataFrame | pa.Table
+Source: TypeAlias = "Path | str | SqlSource | pd.DataFrame | pa.Table"
 """CSV or Parquet file, folder of Parquet files, SQL URL (`URL#table` or `URL#SELECT …`), or a frame in memory."""
 
 
@@ -107,7 +109,7 @@ def open_source(engine: Engine, name: str, source: Source, columns: Sequence[str
 
 
 def _open_frame(engine: Engine, name: str, frame: pd.DataFrame | pa.Table) -> OpenSource:
-    labels = [str(label) for label in (frame.columns if isinstance(frame, pd.DataFrame) else frame.column_names)]
+    labels = [str(label) for label in (frame.column_names if isinstance(frame, pa.Table) else frame.columns)]
     _refuse_repeats(labels, name)
     view = f"frame_{name}"
     failed = False

@@ -51,6 +51,7 @@ def test_every_noun_is_listed() -> None:
     [
         ("--help", ("numpy", "flwr", "pydantic")),
         ("simulate --help", ("dp_accounting", "flwr.simulation", "cohortium.cli.audience")),
+        ("node start --help", ("sklearn", "pandas", "scipy.stats")),
     ],
 )
 def test_what_a_command_does_not_need_is_not_imported(words: str, left_out: tuple[str, ...]) -> None:
