@@ -17,7 +17,7 @@ help:
 	@echo "make demo                the demo: eight institutions, real purchases, results in demo-results/"
 	@echo "make check               ruff, mypy --strict, import-linter"
 	@echo "make test                the whole test suite"
-	@echo "make bench TARGET=...    audit, clustering, consent, encoder, fairness, faults, grid, log, lookalike, mitigation, noise, onboarding,"
+	@echo "make bench TARGET=...    audit, clustering, consent, deployment, encoder, fairness, faults, grid, log, lookalike, mitigation, noise, onboarding,"
 	@echo "                         prototypes, reach, rfm_edges, rules, scoring, secure_sum, seeds or stores; ARGS=... are passed on"
 	@echo "make fuzz                every parser of foreign bytes, by mutations; by coverage too where atheris is installed"
 	@echo "make clean               remove what was built"
@@ -57,7 +57,7 @@ test: $(TOOLS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(TOOLS)
-	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|consent|encoder|fairness|faults|grid|log|lookalike|mitigation|noise|onboarding|prototypes|reach|rfm_edges|rules|scoring|secure_sum|seeds|stores" && exit 2)
+	@test -n "$(TARGET)" || (echo "say which: make bench TARGET=audit|clustering|consent|deployment|encoder|fairness|faults|grid|log|lookalike|mitigation|noise|onboarding|prototypes|reach|rfm_edges|rules|scoring|secure_sum|seeds|stores" && exit 2)
 	$(BIN)/python benchmarks/$(subst -,_,$(TARGET)).py $(ARGS)
 
 fuzz: $(TOOLS)

@@ -54,7 +54,7 @@ def plan_of(contract: Contract, institutions: int) -> Plan:
             "trust": "distributed",
             "epsilon": 2.0,
             "delta": 1e-6,
-            "min_institutions": max(institutions * 3 // 4, 2),
+            "min_institutions": max(institutions * 3 // 4, 3),
             "colluders": 1,
             "min_cell": 100,
             "max_attempts": 2,
@@ -119,7 +119,7 @@ def measure(folder: Path, institutions: int) -> dict[str, Any]:
         found["node_wave_bytes"] = (sum(relay.passed for relay in relays.values()) - passed) / sum(answered)
         found["ended_nodes"] = [one.stop(60) for one in nodes.values()] == [0] * institutions
         found["ended_coordinator"] = coordinator.stop(60) == 0
-        found["left"] = len(processes_of(folder))
+        found["left"] = len(processes_of(deployment.coordinator) + processes_of(folder / "nodes"))
     finally:
         deployment.close()
         network.close()

@@ -47,6 +47,8 @@ class Relay:
         self._flows = asyncio.Event()
         self._flows.set()
         self._refuses, self._delay = False, 0.0
+        self.passed = 0
+        """Bytes that went through, both ways together."""
         self._server = network.do(asyncio.start_server(self._connected, "127.0.0.1", 0))
         self.port = int(self._server.sockets[0].getsockname()[1])
 
@@ -89,6 +91,7 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
+                self.passed += len(data)
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await self._flows.wait()
