@@ -176,6 +176,7 @@ class Coordinator:
                     seen = members
                 if time.monotonic() > look_again:
                     look_again = time.monotonic() + _RUNS_SECONDS
+                    superlink.turn_log()
                     self._look_after_runs(control)
             except CohortiumError as error:
                 tell(_log, "looking after members and runs failed", logging.WARNING, problem=str(error))

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from cohortium.server.control import SUPERLINK_FILE
 from cohortium.server.keeper import adopt_orphans, end_children
 from cohortium.study.errors import OutputError
+from cohortium.study.keys import write_whole
 
 __all__ = ["COORDINATOR_FOLDER", "SuperLink"]
 
@@ -34,6 +35,7 @@ COORDINATOR_FOLDER = "COHORTIUM_COORDINATOR"
 
 _HOST = "127.0.0.1"
 _START_SECONDS, _STOP_SECONDS = 60.0, 15.0
+_LOG_BYTES = 1 << 26
 _SILENCE = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -41,7 +43,8 @@ class SuperLink:
     """A SuperLink from construction until `close`.
 
     Args:
-        folder: of the coordinator; its state is kept in `flower/`, what it prints in `flower/superlink.log`.
+        folder: of the coordinator; its state is kept in `flower/`, what it prints in `flower/superlink.log`
+            and, before `turn_log`, in `flower/superlink.log.1`.
         environment: more variables for it and for the server apps that it starts.
 
     Raises:
@@ -65,7 +68,8 @@ class SuperLink:
         command = [str(binaries / "flower-superlink"), *self._arguments(home)]
         path = os.pathsep.join([str(binaries), os.environ.get("PATH", "")])
         ours = {COORDINATOR_FOLDER: str(folder.resolve()), "FLWR_HOME": str(home.resolve()), "PATH": path}
-        with open(home / "superlink.log", "ab") as log:
+        self._printed = home / "superlink.log"
+        with open(self._printed, "ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "cohortium.server.keeper", str(os.getpid()), *command],
                 env={**os.environ, **_SILENCE, **environment, **ours},
@@ -79,12 +83,18 @@ class SuperLink:
             self.close()
             raise
         said = {"address": self.address, "certificate": certificate}
-        (folder / SUPERLINK_FILE).write_text(json.dumps(said), encoding="utf-8")
+        write_whole(folder / SUPERLINK_FILE, json.dumps(said).encode())
 
     @property
     def running(self) -> bool:
         """Whether it has not ended."""
         return self._child.poll() is None
+
+    def turn_log(self, most: int = _LOG_BYTES) -> None:
+        """Begin what it prints anew once that is longer than `most` bytes; one earlier part is kept."""
+        if self._printed.stat().st_size > most:
+            shutil.copyfile(self._printed, self._printed.with_name("superlink.log.1"))
+            os.truncate(self._printed, 0)  # it is open there to append
 
     def close(self) -> None:
         """End it and every process it started, also those that were left behind."""
@@ -118,7 +128,7 @@ class SuperLink:
                 time.sleep(0.1)
         raise OutputError(
             "Flower's SuperLink did not come up",
-            place=str(self._folder / "flower" / "superlink.log"),
+            place=str(self._printed),
             fix="its last lines say why",
         )
 
