@@ -30,7 +30,7 @@ from cohortium.server.deployed import GATHER_SECONDS, WAVE_SECONDS
 from cohortium.server.gate import Gate, Noticeboard
 from cohortium.server.members import active_keys, load_members
 from cohortium.server.studies import Studies
-from cohortium.server.superlink import SuperLink
+from cohortium.server.superlink import PRINTED, SuperLink, turn_log
 from cohortium.study.errors import CohortiumError, RefusedError
 from cohortium.study.keys import PASSWORD_FILE
 from cohortium.study.software import installed_software
@@ -166,7 +166,7 @@ class Coordinator:
             if not superlink.running or not gate.listening:
                 raise RefusedError(
                     "Flower's SuperLink ended, or the gate did",
-                    place=str(self._folder / "flower" / "superlink.log"),
+                    place=str(self._folder / "flower" / PRINTED),
                     fix="its last lines say why; start the coordinator again: runs go on",
                 )
             try:
@@ -176,7 +176,7 @@ class Coordinator:
                     seen = members
                 if time.monotonic() > look_again:
                     look_again = time.monotonic() + _RUNS_SECONDS
-                    superlink.turn_log()
+                    turn_log(self._folder / "flower" / PRINTED)
                     self._look_after_runs(control)
             except CohortiumError as error:
                 tell(_log, "looking after members and runs failed", logging.WARNING, problem=str(error))

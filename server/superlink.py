@@ -28,10 +28,13 @@ from cohortium.server.keeper import adopt_orphans, end_children
 from cohortium.study.errors import OutputError
 from cohortium.study.keys import write_whole
 
-__all__ = ["COORDINATOR_FOLDER", "SuperLink"]
+__all__ = ["COORDINATOR_FOLDER", "PRINTED", "SuperLink", "turn_log"]
 
 COORDINATOR_FOLDER = "COHORTIUM_COORDINATOR"
 """Environment variable by which the server app finds the coordinator's folder."""
+
+PRINTED = "superlink.log"
+"""What it prints, in `flower/`; what it printed before `turn_log` is beside it, in `superlink.log.1`."""
 
 _HOST = "127.0.0.1"
 _START_SECONDS, _STOP_SECONDS = 60.0, 15.0
@@ -43,8 +46,7 @@ class SuperLink:
     """A SuperLink from construction until `close`.
 
     Args:
-        folder: of the coordinator; its state is kept in `flower/`, what it prints in `flower/superlink.log`
-            and, before `turn_log`, in `flower/superlink.log.1`.
+        folder: of the coordinator; its state is kept in `flower/`, what it prints in `flower/superlink.log`.
         environment: more variables for it and for the server apps that it starts.
 
     Raises:
@@ -68,8 +70,7 @@ class SuperLink:
         command = [str(binaries / "flower-superlink"), *self._arguments(home)]
         path = os.pathsep.join([str(binaries), os.environ.get("PATH", "")])
         ours = {COORDINATOR_FOLDER: str(folder.resolve()), "FLWR_HOME": str(home.resolve()), "PATH": path}
-        self._printed = home / "superlink.log"
-        with open(self._printed, "ab") as log:
+        with open(home / PRINTED, "ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "cohortium.server.keeper", str(os.getpid()), *command],
                 env={**os.environ, **_SILENCE, **environment, **ours},
@@ -89,12 +90,6 @@ class SuperLink:
     def running(self) -> bool:
         """Whether it has not ended."""
         return self._child.poll() is None
-
-    def turn_log(self, most: int = _LOG_BYTES) -> None:
-        """Begin what it prints anew once that is longer than `most` bytes; one earlier part is kept."""
-        if self._printed.stat().st_size > most:
-            shutil.copyfile(self._printed, self._printed.with_name("superlink.log.1"))
-            os.truncate(self._printed, 0)  # it is open there to append
 
     def close(self) -> None:
         """End it and every process it started, also those that were left behind."""
@@ -128,9 +123,16 @@ class SuperLink:
                 time.sleep(0.1)
         raise OutputError(
             "Flower's SuperLink did not come up",
-            place=str(self._printed),
+            place=str(self._folder / "flower" / PRINTED),
             fix="its last lines say why",
         )
+
+
+def turn_log(file: Path, most: int = _LOG_BYTES) -> None:
+    """Begin a file that a process appends to anew, once it is longer than `most` bytes; the part before is kept."""
+    if file.stat().st_size > most:
+        shutil.copyfile(file, file.with_name(file.name + ".1"))
+        os.truncate(file, 0)
 
 
 def _make_certificate(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import ssl
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node as FlowerNode
 from flwr.supercore.fab import Fab
@@ -125,6 +127,24 @@ def test_a_coordinator_under_another_authority_is_not_believed(serving: Any, tmp
 def test_a_member_reaches_flower_s_fleet_interface_and_nothing_else_of_flower_s(serving: Any, path: str) -> None:
     context, headers = member(serving)
     assert at_gate(serving, path, context, headers=headers, content=b"").status_code in (404, 405)
+
+
+def test_the_superlink_is_there_for_this_machine_and_known_keys_alone(serving: Any) -> None:
+    run = serving.coordinator / "run"
+    said = json.loads((run / "superlink.json").read_text())
+    port = int(said["address"].rpartition(":")[2])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)  # every address would include this one
+    trusted = ssl.create_default_context(cadata=said["certificate"])
+    asked = httpx.post(
+        f"https://{said['address']}/v1/fleet/pull-messages",
+        verify=trusted,
+        headers={"content-type": PROTOBUF_MEDIA_TYPE},
+        content=PullMessagesRequest(node=FlowerNode(node_id=1)).SerializeToString(),
+    )
+    assert asked.status_code == 401
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (run, run / "superlink.key", run / "superlink.json")}
+    assert modes == {"run": 0o700, "superlink.key": 0o600, "superlink.json": 0o600}
 
 
 def test_a_member_s_certificate_is_not_enough_for_another_key(serving: Any) -> None:
