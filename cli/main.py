@@ -38,7 +38,10 @@ _NOUNS = {
         "simulate_command",
         "Run a plan over simulated institutions: the same apps, ledgers and noise as deployed, in one process.",
     ),
-    "score": ("score", "Score all customers of a node with a model that was released under a plan it approved."),
+    "score": (
+        "score",
+        "Score all customers of a node with a model released under a plan it approved, or find their segments.",
+    ),
     "doctor": (
         "doctor",
         "Check Python, packages, the noise, the ledger's durability, the data cache, disk space and Ray.",

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,14 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohortium.cli.main import main
+from cohortium.client.lookalike import open_records
 from cohortium.client.node import NodeIdentity, create_node
 from cohortium.client.onboarding import load_customer_table
 from cohortium.client.scoring import SEGMENTS_SCHEMA
+from cohortium.client.segmenting import score_bundle_file
 from cohortium.governance.report import RunSummary, load_summary
 from cohortium.study.bundle import load_bundle
 from cohortium.study.charter import parse_charter
 from cohortium.study.contract import load_contract
-from cohortium.study.errors import Defect
+from cohortium.study.errors import DataError, Defect
 from cohortium.study.plans import named_model
 
 REGIONS = ("north", "south", "west")
@@ -251,6 +254,29 @@ class TestSimulate:
             assert {score for key in rows if key.endswith("_score") for score in rows[key]} <= {1, 2, 3, 4, 5}
             assert table.schema.metadata[b"schema"] == SEGMENTS_SCHEMA.encode()
             assert table.schema.metadata[b"bundle"] == bundle.digest.encode()
+
+    def test_a_node_finds_the_segments_of_its_customers_from_the_bundle_alone(
+        self, cohortium: Callable[..., Outcome], finished: Path, tmp_path: Path
+    ) -> None:
+        node, bundle, out = (
+            finished / "out" / "institutions" / "north",
+            finished / "out" / "bundle.json",
+            "found.parquet",
+        )
+        outcome = cohortium("score", node, "--model", bundle, "--out", tmp_path / out)
+        assert outcome.out == f"300 customers in segments: {tmp_path / out}\n"
+        assert pq.read_table(tmp_path / out).equals(pq.read_table(node / "segments.parquet"), check_metadata=True)
+        told = json.loads(bundle.read_text(encoding="utf-8"))
+        for changes, said in (
+            ({"name": "another"}, "never approved its plan"),
+            ({"contract": "sha256:" + "0" * 64}, "another contract"),
+        ):
+            changed = tmp_path / "changed.json"
+            changed.write_text(json.dumps({**told, "plan": {**told["plan"], **changes}}), encoding="utf-8")
+            assert_mistake(cohortium("score", node, "--model", changed, "--out", tmp_path / "no"), said)
+        with open_records(node) as records, pytest.raises(DataError, match="has expired on 2099-12-31"):
+            score_bundle_file(records, bundle, tmp_path / "no", today=date(2100, 1, 1))
+        assert not (tmp_path / "no").exists()
 
     def test_nothing_unfinished_is_left(self, finished: Path) -> None:
         left = [p.name for p in (finished / "out").rglob("*") if p.name.startswith(".") or "partial" in p.name]
