@@ -15,8 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cohortium.client.evidence import of_node
 from cohortium.governance.evidence.gathering import Gathered
 from cohortium.governance.evidence.pack import Source, write_pack
+from cohortium.governance.evidence.pack_log import read_log
 from cohortium.governance.evidence.verify import CHECKS, Findings, verify_packs
-from cohortium.governance.log import AuditLog, Checkpoint, Cosigner, Ed25519Signer, LogReader, Note, log_origin
+from cohortium.governance.log import (
+    AuditLog,
+    Checkpoint,
+    Cosigner,
+    Ed25519Signer,
+    LogReader,
+    Note,
+    log_origin,
+    parse_note,
+    quorum_for,
+)
 from cohortium.privacy.ledger import open_store
 from cohortium.server.evidence import of_coordinator
 from cohortium.simulations.loopback import PASSWORD, Deployment
@@ -305,6 +316,27 @@ def test_a_coordinator_that_speaks_for_an_institution_is_found(scene: Scene, tmp
     (tmp_path / "stranger").mkdir()
     found = scene.verified(tmp_path / "stranger", docs, docs)
     assert "is not signed by the coordinator of this federation" in messages(found)
+
+
+def test_an_approval_that_came_after_the_first_question_is_found(scene: Scene, tmp_path: Path) -> None:
+    """The coordinator's log as if south had approved last, cosigned by everybody."""
+    held = json.loads(scene.docs[ASKED])
+    entries = [one["entry"] for one in held["entries"]]
+    entries.sort(key=lambda one: one.get("institution") == "south")
+    origin = log_origin("loopback")
+    store = open_store(tmp_path / "log.sqlite")
+    log = AuditLog(store, origin, Ed25519Signer(origin, scene.coordinator.key))
+    log.append(entries)
+    note = parse_note(log.checkpoint())
+    for name in REGIONS:
+        note = note.signed(Cosigner(log_origin("loopback", name), key_of(scene, name), 1_772_000_000))
+    log.keep_cosigned(note.to_text())
+    store.dispose()
+    made = read_log(tmp_path / "log.sqlite", scene.coordinator.key).part(None, quorum_for(scene.proposal.charter, None))
+    found = scene.verified(tmp_path, {**scene.docs, ASKED: made.to_bytes()})
+    assert failed(found) == {"approvals", "witnesses"}
+    said = "the log of the coordinator does not say, before its first question, that it was approved by 'south'"
+    assert said in messages(found)
 
 
 def other_log(scene: Scene, name: str, place: Path) -> str:
