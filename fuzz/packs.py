@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 
 from cohortium.governance.evidence.pack import Source, write_pack
 from cohortium.governance.evidence.pack_log import HeldLog
-from cohortium.governance.evidence.pack_parts import ConsentOpening, ConsentOpenings, Witnessed, ledger_extract
+from cohortium.governance.evidence.pack_parts import ConsentOpening, ConsentOpenings, Stated, Witnessed, ledger_extract
 from cohortium.governance.evidence.pack_reading import open_pack
 from cohortium.governance.evidence.verify import verify_packs
 from cohortium.governance.log import AuditLog, Ed25519Signer, log_origin, quorum_for
@@ -25,13 +25,15 @@ from cohortium.study.charter import Charter, parse_charter
 from cohortium.study.errors import CohortiumError
 from cohortium.study.plan import Plan
 from cohortium.study.plans import parse_plan
+from cohortium.study.witness import Statement
 
 __all__ = ["documents", "packs", "read_document", "read_pack"]
 
 _KEY = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 _RUN, _QUESTION = "ab" * 16, "sha256:" + "3" * 64
 _OWN = "parties/north/"
-_FUZZED = (f"{_OWN}log.json", f"{_OWN}ledger.json", f"{_OWN}consent.json", f"{_OWN}witnessed.json", "charter.json")
+_PARTS = ("log", "ledger", "consent", "witnessed", "stated")
+_FUZZED = (*(f"{_OWN}{part}.json" for part in _PARTS), "charter.json")
 _WHOLE = (f"{_OWN}consent.json",)  # passes with these bytes alone
 
 
@@ -69,7 +71,7 @@ def _documents() -> dict[str, bytes]:
     plan, origin = _plan(), log_origin("sea", "north")
     log = AuditLog(create_engine("sqlite://"), origin, Ed25519Signer(origin, _KEY))
     sigma = sigma_for(2**60, budget_for(plan.epsilon, plan.delta).mu2 // 4)
-    spend, openings, charges = price(2**60, sigma, 3), [], []
+    spend, openings, charges, statements = price(2**60, sigma, 3), [], [], []
     run = {"plan": plan.digest, "run": _RUN}
     log.append([{"event": "admission", **run, "decision": "none", "admitted": "true"}])
     for number in (1, 2):
@@ -83,6 +85,7 @@ def _documents() -> dict[str, bytes]:
         paid = {"question": _QUESTION, "mu2": str(spend.mu2), "tv": str(spend.tv), "decision": "none"}
         log.checkpoint()
         log.append([{**entry, **paid, "consent": consent_commitment(opening.root, opening.salt)}])
+        statements.append(_statement(log, number))
     notes = (log.checkpoint_at(1), log.checkpoint_at(2), log.checkpoint())
     held = HeldLog(origin, notes, (), tuple(log.entries(0, log.size)), ())
     return {
@@ -91,8 +94,20 @@ def _documents() -> dict[str, bytes]:
         f"{_OWN}log.json": held.part(None, quorum_for(_charter(), "north")).to_bytes(),
         f"{_OWN}ledger.json": ledger_extract("north", charges, {plan.digest: plan}).to_bytes(),
         f"{_OWN}consent.json": ConsentOpenings(institution="north", openings=tuple(openings)).to_bytes(),
+        f"{_OWN}stated.json": Stated(institution="north", statements=tuple(statements), closed=()).to_bytes(),
         f"{_OWN}witnessed.json": Witnessed(institution="north", checkpoints=()).to_bytes(),
     }
+
+
+def _statement(log: AuditLog, index: int) -> Statement:
+    """Of the log's last entry; nobody has to cosign a log of the only member."""
+    return Statement(
+        checkpoint=log.checkpoint(),
+        index=index,
+        entry=log.entry(index).leaf.to_bytes().hex(),
+        inclusion=tuple(part.hex() for part in log.inclusion(index, index + 1)),
+        cosigned=None,
+    )
 
 
 def _written(documents: dict[str, bytes], folder: Path) -> Path:
