@@ -71,6 +71,8 @@ class House:
 
     def read_out(self, text: str) -> str:
         """The same with what was read out instead of the examples."""
+        silent = [one for one in TOLD.findall(text) if one not in self.said]
+        assert not silent, f"{self.name} was never told {silent}"
         return TOLD.sub(lambda found: self.said[found[0]], text)
 
     def sees(self, wanted: str, output: str) -> bool:
