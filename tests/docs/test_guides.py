@@ -20,6 +20,7 @@ import sysconfig
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,8 @@ class Followed:
 
     def call(self, house: House, example: Example, place: str) -> tuple[Callable[[], str], bool]:
         """Call a block's commands: what they printed, and whether to look again for more."""
-        called = [[house.read_out(house.own(word)) for word in words] for words in example.commands]
+        own = [[house.read_out(house.own(word)) for word in words] for words in example.commands]
+        called = [[file for word in words for file in (glob(word) if "*" in word else [word])] for words in own]
         if "start" in called[-1]:
             for words in called[:-1]:
                 self.printed(words, place)
