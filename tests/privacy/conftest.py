@@ -5,7 +5,9 @@ Seeded bits exist in tests alone: the package ships the operating system's sourc
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,11 @@ def lifetime() -> Spend:
 @pytest.fixture
 def ledger(tmp_path: Path, lifetime: Spend) -> Ledger:
     return Ledger(open_store(tmp_path / "node.sqlite"), "north bank", lifetime)
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Makes real processes that share nothing with this one, forked where the imports are done already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "hypothesis", "psycopg", "cohortium.privacy.release"])
+    return context

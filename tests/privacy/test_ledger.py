@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -499,11 +498,10 @@ def _reserve_until_refused(path: str, name: str, gate: Any, results: Any) -> Non
     results.put(made)
 
 
-def at_once(path: Path, work: Callable[..., None]) -> list[int]:
+def at_once(path: Path, work: Callable[..., None], processes: Any) -> list[int]:
     """What three processes that begin at the same moment report."""
-    spawn = multiprocessing.get_context("spawn")
-    gate, results = spawn.Barrier(3), spawn.Queue()
-    workers = [spawn.Process(target=work, args=(str(path), f"p{i}", gate, results)) for i in range(3)]
+    gate, results = processes.Barrier(3), processes.Queue()
+    workers = [processes.Process(target=work, args=(str(path), f"p{i}", gate, results)) for i in range(3)]
     for worker in workers:
         worker.start()
     counts = [results.get(timeout=60) for _ in workers]
@@ -532,15 +530,15 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "node.sqlite"
 
 
-def test_of_processes_that_charge_one_slot_for_different_questions_one_does(house: Path) -> None:
-    assert sorted(at_once(house, _charge_one_slot)) == [0, 0, 1]
+def test_of_processes_that_charge_one_slot_for_different_questions_one_does(house: Path, processes: Any) -> None:
+    assert sorted(at_once(house, _charge_one_slot, processes)) == [0, 0, 1]
     with closing(Ledger(open_store(house), "n", budget_for(3.0, 1e-6))) as ledger:
         assert len(list(ledger.charges())) == 1
         ledger.verify()
 
 
-def test_processes_that_charge_at_once_never_pass_the_budget(house: Path) -> None:
-    counts = at_once(house, _charge_until_refused)
+def test_processes_that_charge_at_once_never_pass_the_budget(house: Path, processes: Any) -> None:
+    counts = at_once(house, _charge_until_refused, processes)
     ledger = Ledger(open_store(house), "n", budget_for(3.0, 1e-6))
     assert sum(counts) == len(list(ledger.charges())) == 25
     assert ledger.spent() == COST.times(25)
@@ -548,8 +546,8 @@ def test_processes_that_charge_at_once_never_pass_the_budget(house: Path) -> Non
     ledger.close()
 
 
-def test_processes_that_reserve_at_once_never_pass_the_lifetime(house: Path) -> None:
-    counts = at_once(house, _reserve_until_refused)
+def test_processes_that_reserve_at_once_never_pass_the_lifetime(house: Path, processes: Any) -> None:
+    counts = at_once(house, _reserve_until_refused, processes)
     ledger = Ledger(open_store(house), "n", COST.times(25))
     assert sum(counts) == len(ledger.reservations()) == 12
     assert ledger.available().mu2 == COST.mu2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -485,13 +484,13 @@ def _release_and_die(path: str, stage: str, said: Any) -> None:
     ("stage", "database"), [*((stage, "sqlite") for stage in STAGES), ("after noise", "postgresql")]
 )
 def test_a_kill_at_any_stage_leaves_what_was_charged(
-    tmp_path: Path, stage: str, database: str, request: pytest.FixtureRequest
+    tmp_path: Path, stage: str, database: str, request: pytest.FixtureRequest, processes: Any
 ) -> None:
     if database == "postgresql":
         request.getfixturevalue("in_postgresql")(tmp_path)
-    path, spawn = tmp_path / "node.sqlite", multiprocessing.get_context("spawn")
-    heard, said = spawn.Pipe(duplex=False)
-    child = spawn.Process(target=_release_and_die, args=(str(path), stage, said))
+    path = tmp_path / "node.sqlite"
+    heard, said = processes.Pipe(duplex=False)
+    child = processes.Process(target=_release_and_die, args=(str(path), stage, said))
     child.start()
     said.close()
     messages = []
@@ -522,10 +521,9 @@ def _answer(path: str, gate: Any, replies: Any) -> None:
     replies.put(door.release(question()).vector.tobytes())
 
 
-def test_two_processes_that_answer_at_once_give_one_reply(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    gate, replies = spawn.Barrier(2), spawn.Queue()
-    workers = [spawn.Process(target=_answer, args=(str(tmp_path / "s"), gate, replies)) for _ in range(2)]
+def test_two_processes_that_answer_at_once_give_one_reply(tmp_path: Path, processes: Any) -> None:
+    gate, replies = processes.Barrier(2), processes.Queue()
+    workers = [processes.Process(target=_answer, args=(str(tmp_path / "s"), gate, replies)) for _ in range(2)]
     for worker in workers:
         worker.start()
     first, second = (replies.get(timeout=60) for _ in workers)
