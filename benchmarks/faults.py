@@ -1,4 +1,4 @@
-"""Bad days by the hundred: `python benchmarks/faults.py [--faults N] [--seed S] [--institutions N] [--out FILE]`.
+"""Bad days by the hundred: `python benchmarks/faults.py [--faults N] [--seed S] [--institutions N]`.
 
 A coordinator and institutions, each a process, over mutual TLS on loopback, run one small study after another. Faults
 are drawn by the seed over kinds, waves and victims, and injected one at a time, at an exact moment of the victim's
@@ -124,11 +124,12 @@ class Fault:
     size: float
 
 
-def drawn(seed: int, number: int, names: tuple[str, ...]) -> Fault:
-    """The fault of that number: the same for the same seed."""
+def drawn(seed: int, number: int, names: tuple[str, ...], kinds: list[str]) -> Fault:
+    """The fault of that number: the same for the same seed; of these kinds in turn where any are given."""
     rng = random.Random(f"{seed}/{number}")
     waves = [wave for wave in WAVES if wave != "consent" or len(names) > 5]
     kind, wave = rng.choice(NODE_KINDS * 2 + CENTRE_KINDS), rng.choice([*waves, "answer", "unmask"])
+    kind = kinds[number % len(kinds)] if kinds else kind
     moment = rng.choice(["arrived", "leaving", "left"] + ["charged"] * 3 * (wave == "answer"))
     short, long = rng.uniform(0, 1), WAVE_SECONDS * rng.uniform(0.3, 1.6)
     seconds = long if kind in LASTING and rng.random() < 0.5 else short
@@ -267,8 +268,8 @@ def command_of(pid: int) -> str:
 class Federation:
     """Institutions, their links and their coordinator, and what keeps them running."""
 
-    def __init__(self, root: Path, names: tuple[str, ...]) -> None:
-        self.root, self.names = root, names
+    def __init__(self, root: Path, names: tuple[str, ...], wave: float) -> None:
+        self.root, self.names, self._wave = root, names, wave
         self.deployment = Deployment(root)
         contract = Contract.model_validate(tomllib.loads(CONTRACT))
         self.deployment.found(contract, People(names), dict.fromkeys(names, "EU"), LIFETIME)
@@ -281,7 +282,7 @@ class Federation:
             link.write_text(json.dumps({**json.loads(link.read_text()), "address": f"127.0.0.1:{relay.port}"}))
         self.leaked: list[str] = []
         self.restarts: list[str] = []
-        self.coordinator = self.deployment.start_coordinator(WAVE_SECONDS)
+        self.coordinator = self.deployment.start_coordinator(self._wave)
         self.nodes = {name: self._node(name) for name in names}
 
     def _node(self, name: str) -> Process:
@@ -304,7 +305,7 @@ class Federation:
         for pid in self._left_behind():
             self.leaked.append(command_of(pid))
             end_processes([pid])
-        self.coordinator = self.deployment.start_coordinator(WAVE_SECONDS)
+        self.coordinator = self.deployment.start_coordinator(self._wave)
 
     def _left_behind(self) -> list[int]:
         return processes_of(self.deployment.coordinator)
@@ -581,16 +582,18 @@ def problems_of(studies: list[dict[str, Any]]) -> Counter[str]:
     return found
 
 
-def run_campaign(root: Path, out: Path, faults: int, seed: int, names: tuple[str, ...]) -> None:
+def run_campaign(
+    root: Path, out: Path, faults: int, seed: int, names: tuple[str, ...], wave: float, kinds: list[str]
+) -> None:
     """Have every fault happen that has not happened yet."""
     happened, studies = read(out)
-    waiting = [drawn(seed, number, names) for number in range(faults)]
+    waiting = [drawn(seed, number, names, kinds) for number in range(faults)]
     waiting = [fault for fault in waiting if fault.number not in {one["fault"] for one in happened}]
     number = len(studies)
     if not waiting:
         return
     append(out, [{"root": str(root)}])
-    federation = Federation(root, names)
+    federation = Federation(root, names, wave)
     try:
         campaign = Campaign(federation, out, seed)
         while waiting:
@@ -616,11 +619,14 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--institutions", type=int, default=6, choices=sorted(LEAST))
+    parser.add_argument("--kinds", nargs="*", default=[], choices=(*NODE_KINDS, *CENTRE_KINDS), help="in turn")
+    parser.add_argument("--wave", type=float, default=WAVE_SECONDS, help="seconds that a wave waits")
     parser.add_argument("--out", type=Path, default=Path("faults.jsonl"))
     asked = parser.parse_args()
     end_what_was_left(asked.out)
     folder = tempfile.mkdtemp(prefix="faults-")
-    run_campaign(Path(folder), asked.out, asked.faults, asked.seed, NAMES[: asked.institutions])
+    names = NAMES[: asked.institutions]
+    run_campaign(Path(folder), asked.out, asked.faults, asked.seed, names, asked.wave, asked.kinds)
     if not problems_of(read(asked.out)[1]).total():
         shutil.rmtree(folder)
     faults, studies = read(asked.out)
