@@ -22,7 +22,7 @@ from cohortium.privacy.accounting import Spend, budget_for
 from cohortium.privacy.ledger import Ledger, Slot, open_store
 
 CAMPAIGN = Path(__file__).resolve().parents[2] / "benchmarks" / "faults.py"
-SEED = "2749"
+SEED = "56791"
 KINDS = [
     *("kill", "kill-coordinator", "full-disk", "clock", "partition", "slow-node"),
     *("reset", "slow-link", "partition", "slow-node", "reset", "slow-link"),
