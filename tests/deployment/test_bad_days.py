@@ -1,4 +1,4 @@
-"""Kills and attacks on a real federation: a run goes on, nothing is charged twice, and strangers learn nothing."""
+"""Attacks on a real federation: strangers learn nothing, members reach what is theirs, a stop leaves no process."""
 
 from __future__ import annotations
 
