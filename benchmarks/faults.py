@@ -69,6 +69,9 @@ PEOPLE, QUESTIONS, ATTEMPTS, LIFETIME = 300, 9, 5, 50.0
 MOST, MOST_A_QUESTION = 16, 3
 """Faults in one study, and until the next question is asked."""
 
+STUDIES = 5
+"""In one federation: its rules let nobody's epsilon pass 3."""
+
 WAVE_SECONDS, UP_SECONDS, END_SECONDS = 8.0, 180.0, 240.0
 CONTRACT = """
 schema = "cohortium.contract/1"
@@ -582,35 +585,43 @@ def problems_of(studies: list[dict[str, Any]]) -> Counter[str]:
     return found
 
 
-def run_campaign(
-    root: Path, out: Path, faults: int, seed: int, names: tuple[str, ...], wave: float, kinds: list[str]
-) -> None:
-    """Have every fault happen that has not happened yet."""
-    happened, studies = read(out)
+def run_campaign(out: Path, faults: int, seed: int, names: tuple[str, ...], wave: float, kinds: list[str]) -> None:
+    """Have every fault happen that has not happened yet, in one federation after the other."""
+    happened, _ = read(out)
     waiting = [drawn(seed, number, names, kinds) for number in range(faults)]
     waiting = [fault for fault in waiting if fault.number not in {one["fault"] for one in happened}]
-    number = len(studies)
-    if not waiting:
-        return
-    append(out, [{"root": str(root)}])
-    federation = Federation(root, names, wave)
+    while waiting:
+        root = Path(tempfile.mkdtemp(prefix="faults-"))
+        append(out, [{"root": str(root)}])
+        waiting, left = in_one_federation(Federation(root, names, wave), out, seed, waiting)
+        problems = {"leaked": left} if left else {}
+        append(out, [{"study": len(read(out)[1]), "state": "end", "problems": problems}])
+        if not problems_of(read(out)[1]).total():
+            shutil.rmtree(root)
+
+
+def in_one_federation(
+    federation: Federation, out: Path, seed: int, waiting: list[Fault]
+) -> tuple[list[Fault], list[str]]:
+    """Run as many studies as a federation has budget for; the faults that still wait, and the processes it left."""
     try:
         campaign = Campaign(federation, out, seed)
-        while waiting:
+        for _ in range(STUDIES):
+            number = len(read(out)[1])
             done = campaign.study(number, waiting)
             waiting = [fault for fault in waiting if fault.number not in done]
-            number += 1
             line = read(out)[1][-1]
             print(
                 f"study {number}: {line['state']} after {len(done)} faults and {line['resumed']} resumptions in "
                 f"{line['seconds']:.0f} s; {len(waiting)} faults to go; problems: {line['problems'] or 'none'}",
                 flush=True,
             )
-        left = federation.close()
+            if not waiting:
+                break
+        return waiting, federation.close()
     except BaseException:
         federation.end()
         raise
-    append(out, [{"study": number, "state": "end", "problems": {"leaked": left} if left else {}}])
 
 
 def main() -> None:
@@ -624,11 +635,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("faults.jsonl"))
     asked = parser.parse_args()
     end_what_was_left(asked.out)
-    folder = tempfile.mkdtemp(prefix="faults-")
     names = NAMES[: asked.institutions]
-    run_campaign(Path(folder), asked.out, asked.faults, asked.seed, names, asked.wave, asked.kinds)
-    if not problems_of(read(asked.out)[1]).total():
-        shutil.rmtree(folder)
+    run_campaign(asked.out, asked.faults, asked.seed, names, asked.wave, asked.kinds)
     faults, studies = read(asked.out)
     print(table(faults))
     ended = Counter(study["state"] for study in studies if study["state"] != "end")
