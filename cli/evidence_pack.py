@@ -64,16 +64,16 @@ def build(
       cohortium evidence build --node state/north -o north.zip
       cohortium evidence build --coordinator coordinator --plan sha256:efba... -o spring.zip
     """
-    one = node if node is not None else coordinator
-    if one is not None:
-        authorised(one, Act.EVIDENCE_BUILD)
+    for folder in (node, coordinator):
+        if folder is not None:
+            authorised(folder, Act.EVIDENCE_BUILD)
     if [node is not None, coordinator is not None, bool(runs)].count(True) != 1:
         raise PlanError(
             "say of what", place="RUNS, --node, --coordinator", fix="give runs, one node, or one coordinator"
         )
-    if one is not None and state is not None:
+    if not runs and state is not None:
         raise PlanError("a node is its own state, and so is a coordinator", place="--state", fix="leave it out")
-    if one is None and plan:
+    if runs and plan:
         raise PlanError("plans are those of the runs", place="--plan", fix="leave it out, or give --node")
     gathered = _gathered(runs, state, node, coordinator, plan or None, password_file)
     gathered.add_further(attack_audit, add or [])

@@ -240,7 +240,7 @@ def test_health_and_metrics_say_nothing_of_customers(work: Callable[..., Work]) 
     seen: list[dict[str, Any]] = []
     done.serving._each_round = lambda: (seen.append(done.serving.health()), done.serving.stop())  # type: ignore[assignment]
     done.run()
-    keys = {"ok", "institution", "connected", "stopping", "up_since", "version"}
+    keys = {"ok", "institution", "connected", "stopping", "up_since", "version", "certificate_until"}
     assert [set(seen[0]), seen[0]["ok"]] == [keys, True]
     names = {line.split("{")[0].split(" ")[0] for line in generate_latest(done.serving.registry).decode().splitlines()}
     told = {"cohortium_messages_total", "cohortium_messages_created", "cohortium_connected"}

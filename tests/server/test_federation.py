@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -19,6 +20,7 @@ from sqlalchemy import Engine
 
 from cohortium.governance.log import AuditLog
 from cohortium.privacy.ledger import open_store
+from cohortium.privacy.secure_sum import SqlOnceStore
 from cohortium.server import federation as module
 from cohortium.server.federation import Gathering, OpenFederation, gather_federation
 from cohortium.simulations.grid import run_in_process
@@ -83,6 +85,11 @@ def log(coordinator_log: Callable[[Engine, str], AuditLog], tmp_path: Path) -> I
 Asked = Callable[..., tuple[NDArray[np.int64], int]]
 
 
+def new_store() -> SqlOnceStore:
+    """A coordinator's memory, which ends with the test."""
+    return SqlOnceStore(sa.create_engine("sqlite://", poolclass=sa.StaticPool))
+
+
 @pytest.fixture
 def asked(make_fakes: Callable[..., Any], make_plan: Callable[..., Plan], log: AuditLog) -> Asked:
     """What a federation of these institutions answers to the question, asked so many times."""
@@ -98,7 +105,7 @@ def asked(make_fakes: Callable[..., Any], make_plan: Callable[..., Plan], log: A
         gathering = Gathering(make_plan(min_institutions=minimum), fakes.charter, RUN, len(apps), timeout=5.0)
 
         def use(grid: Grid) -> tuple[NDArray[np.int64], int]:
-            federation = gather_federation(reach(grid), gathering, NoStore(), log)  # type: ignore[arg-type]
+            federation = gather_federation(reach(grid), gathering, new_store(), log)
             for _ in range(times - 1):
                 federation.ask(QUESTION, WIDTH)
             return federation.ask(QUESTION, WIDTH)
@@ -194,13 +201,6 @@ def test_with_too_few_institutions_left_the_run_stops(bad: str, asked: Asked) ->
 # --- gathering -------------------------------------------------------------------------------------------------------
 
 
-class NoStore:
-    """Open sums need no memory of the coordinator's."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"{name} was used")
-
-
 Gathered = Callable[..., OpenFederation]
 
 
@@ -219,7 +219,7 @@ def gathered(make_fakes: Callable[..., Any], make_plan: Callable[..., Plan], log
         apps = [bank.app(GOOD, reply) for bank, reply in zip(fakes.banks, replies, strict=True)]
         plan = make_plan(min_institutions=minimum)
         gathering = Gathering(plan, fakes.charter, RUN, len(apps) if expected is None else expected, timeout)
-        use = lambda grid: gather_federation(reach(grid), gathering, NoStore(), log)  # type: ignore[arg-type] # noqa: E731
+        use = lambda grid: gather_federation(reach(grid), gathering, new_store(), log)  # noqa: E731
         federation = on_grid(apps, use)
         assert isinstance(federation, OpenFederation)
         return federation
