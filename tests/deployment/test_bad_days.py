@@ -28,6 +28,7 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from cohortium.client.joining import client_context, read_transport_key
 from cohortium.privacy.accounting import budget_for
 from cohortium.privacy.ledger import Ledger, open_store
+from cohortium.server.bell import GATE, ring
 from cohortium.server.control import connect
 from cohortium.server.members import load_members, revoke
 from cohortium.simulations.loopback import PASSWORD, Deployment, processes_of, wait_until
@@ -240,7 +241,12 @@ def test_nobody_fetches_unpacks_or_answers_a_run_of_another_bundle(serving: Any,
         run = control._client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config)).run_id
         ids = control.nodes()
         assert len(ids) == 3
-        wait_until(lambda: control.state(run).startswith("finished"), 60, "the end of the hostile run")
+
+        def finished() -> bool:
+            ring(serving.coordinator, GATE)  # or the nodes would look after half a minute
+            return control.state(run).startswith("finished")
+
+        wait_until(finished, 60, "the end of the hostile run")
     told = "declined: the run was started with an app bundle that no approved plan names"
     for node in serving.nodes.values():
         line = wait_until(lambda node=node: node.said(told), 60, "the node's refusal")
