@@ -39,10 +39,8 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
-    get_object_type_from_object_content,
     iterate_object_tree,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -51,6 +49,7 @@ from google.protobuf.message import DecodeError
 
 from cohortium.study.errors import CohortiumError, OutputError, RefusedError
 from cohortium.study.keys import write_whole
+from cohortium.study.packing import PARTS, whole_message
 
 __all__ = ["HEARTBEAT_SECONDS", "Delivered", "FleetLink", "LinkLostError", "StrangerError", "http_client"]
 
@@ -61,7 +60,6 @@ MAX_BYTES = 1 << 26
 """Of one answer of the coordinator, and of one message."""
 
 _ANSWER_SECONDS = 300.0
-_PARTS = ["ConfigRecord", "Message", "RecordDict"]  # of a packed message: no array, whose parts could repeat for ever
 _NAME = re.compile(r"[0-9a-f]{64}")
 _SUFFIX, _NODE = ".message", "node"
 _PART_SECONDS = 30.0
@@ -238,19 +236,14 @@ class FleetLink:
         with self._talking_of_a_run():
             bundle = self._bundle(run)
             parts = [part.object_id for part in iterate_object_tree(tree)]
-            if len(parts) != len(_PARTS):
+            if len(parts) != PARTS:
                 raise RefusedError("a message that is not packed")
             for part in parts:
                 contents[part] = self._object(run, part)
                 if sum(map(len, contents.values())) > MAX_BYTES:
                     raise RefusedError(f"a message of more than {MAX_BYTES} bytes")
-        try:
-            if sorted(map(get_object_type_from_object_content, contents.values())) != _PARTS:
-                raise RefusedError("a message that is not packed")
-            whole = inflate_object_from_contents(identity, contents)
-        except Exception as error:
-            raise RefusedError("a message whose content cannot be read") from error
-        if not isinstance(whole, Message) or not whole.has_content() or whole.metadata.run_id != run:
+        whole = whole_message(identity, contents)
+        if not whole.has_content() or whole.metadata.run_id != run:
             raise RefusedError("a message that is not what its name says")
         if whole.metadata.dst_node_id != self._node.node_id:
             raise RefusedError("a message to another node")

@@ -16,13 +16,12 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequ
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.superlink.grid import HttpGrid
 
 from cohortium.server.bell import GATE, RUN, Bell, ring
 from cohortium.study.errors import RefusedError
-from cohortium.study.packing import packed, unpacked
+from cohortium.study.packing import PARTS, packed, unpacked, whole_message
 
 __all__ = ["PromptGrid"]
 
@@ -134,6 +133,7 @@ class PromptGrid(Grid):
         told = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         for reply, tree in zip(told.messages_list, told.message_object_trees, strict=True):
             parts = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
+            parts = parts if len(parts) == PARTS else []  # of another number it cannot be used; nothing is fetched
             said = reply.metadata
             self._coming[said.reply_to_message_id] = _Announced(said.message_id, said.src_node_id, parts)
 
@@ -160,10 +160,8 @@ def _with(message: Message, content: RecordDict) -> Message:
 def _opened(announced: _Announced, asked: str) -> Message | None:
     """What was replied; None when that cannot be used. The bytes are a member's: others go on whatever they are."""
     try:
-        reply = inflate_object_from_contents(announced.identity, announced.contents)
-    except Exception:  # noqa: BLE001 - Flower's decoders raise whatever foreign bytes make them raise
-        return None
-    if not isinstance(reply, Message):
+        reply = whole_message(announced.identity, announced.contents)
+    except RefusedError:
         return None
     said = reply.metadata
     if (said.src_node_id, said.reply_to_message_id) != (announced.node, asked) or reply.has_error():

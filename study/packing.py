@@ -6,15 +6,23 @@ one process do not. Packing changes how records travel and nothing of what they 
 
 from __future__ import annotations
 
-from flwr.app import ConfigRecord, RecordDict
+from collections.abc import Mapping
+
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.supercore.inflatable.inflatable_object import get_object_type_from_object_content
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from cohortium.study.errors import RefusedError
 
-__all__ = ["packed", "unpacked"]
+__all__ = ["PARTS", "packed", "unpacked", "whole_message"]
+
+PARTS = 3
+"""Of a packed message."""
 
 _PACKED, _RECORDS = "packed", "records"
+_KINDS = ["ConfigRecord", "Message", "RecordDict"]  # no array, whose parts could repeat for ever
 
 
 def packed(content: RecordDict) -> RecordDict:
@@ -36,3 +44,16 @@ def unpacked(content: RecordDict) -> RecordDict:
         return recorddict_from_proto(whole)
     except Exception as error:  # Flower's decoders raise whatever foreign bytes make them raise
         raise RefusedError("a packed message that cannot be read") from error
+
+
+def whole_message(identity: str, contents: Mapping[str, bytes]) -> Message:
+    """A packed message, put together from its parts by their ids; `RefusedError` for anything else, whatever it is."""
+    try:
+        if sorted(map(get_object_type_from_object_content, contents.values())) != _KINDS:
+            raise RefusedError("a message that is not packed")
+        whole = inflate_object_from_contents(identity, dict(contents))
+    except Exception as error:  # Flower's decoders raise whatever foreign bytes make them raise
+        raise RefusedError("a message whose content cannot be read") from error
+    if not isinstance(whole, Message):
+        raise RefusedError("a message that is not what its name says")
+    return whole

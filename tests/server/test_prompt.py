@@ -41,6 +41,7 @@ class SuperLink:
         self.announced: list[tuple[Any, Any]] = []
         self.parts: dict[str, bytes] = {}
         self.confirmed: list[str] = []
+        self.asked: list[str] = []
 
     def announce(self, reply: Message, node: int | None = None, come: bool = True) -> None:
         said = message_to_proto(reply)
@@ -55,6 +56,7 @@ class SuperLink:
         return SimpleNamespace(messages_list=[one for one, _ in told], message_object_trees=[tree for _, tree in told])
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802 - Flower's name
+        self.asked.append(request.object_id)
         data = self.parts.get(request.object_id)
         return SimpleNamespace(object_found=data is not None, object_available=bool(data), object_content=data or b"")
 
@@ -126,4 +128,7 @@ def test_replies_that_cannot_be_used_are_no_replies_and_nobody_waits_for_them(su
     superlink.announce(broken)
     superlink.parts[broken.object_id] = b"no object of Flower's"
     superlink.announce(reply_of("m5", 5, packed(says("fine"))))
-    assert ask(5, timeout=60) == {5: says("fine")}
+    many = reply_of("m6", 6, RecordDict({str(part): ConfigRecord({"n": part}) for part in range(50)}))
+    superlink.announce(many)
+    assert ask(6, timeout=60) == {5: says("fine")}
+    assert not set(superlink.asked) & set(get_all_nested_objects(many)), "parts without end were fetched"
