@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from cohortium.cli.access import authorised
+from cohortium.cli.options import PasswordFile
 from cohortium.governance.access import Act
 from cohortium.governance.evidence.verify import CHECKS, Finding, Findings, verify_packs
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import PlanError
-from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password
+from cohortium.study.keys import find_password
 
 __all__ = ["build", "verify"]
 
@@ -45,13 +46,7 @@ def build(
         list[Path] | None,
         typer.Option(help="A further document, such as a model card or a fairness result; may be repeated."),
     ] = None,
-    password_file: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"File whose first line is the keys' password; else {PASSWORD_FILE}, the systemd credential "
-            f"{CREDENTIAL}, or a prompt."
-        ),
-    ] = None,
+    password_file: PasswordFile = None,
 ) -> None:
     """Write one file that proves to an outsider what was done: logs, charges, decisions, releases, reviews.
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cohortium.cli.access import authorised
+from cohortium.cli.options import PasswordFile
 from cohortium.governance.access import Act, create_accounts
 from cohortium.server.founding import SETTINGS, found_federation, read_coordinator
 from cohortium.server.members import CHARTER, Member, add_reviewers, enrol, load_members, revoke
@@ -19,7 +20,7 @@ from cohortium.study.charter import Reviewer
 from cohortium.study.document import read_json, validated
 from cohortium.study.enrolment import file_name, load_request
 from cohortium.study.errors import DataError
-from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
+from cohortium.study.keys import find_password, write_whole
 
 __all__ = ["app"]
 
@@ -30,13 +31,6 @@ app = typer.Typer(
 )
 
 _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The coordinator's folder.")]
-_PasswordFile = Annotated[
-    Path | None,
-    typer.Option(
-        help=f"File whose first line is the keys' password; else {PASSWORD_FILE}, the systemd credential {CREDENTIAL}, "
-        "or a prompt."
-    ),
-]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -46,7 +40,7 @@ def init(
     name: Annotated[str, typer.Option(help="The federation's name; it never changes.")],
     address: Annotated[str, typer.Option(help="HOST:PORT where nodes will connect to.")],
     also: Annotated[list[str] | None, typer.Option(help="Another host name or IP of it; repeat it.")] = None,
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Make a coordinator's folder: its identity key, the federation's private CA, and federation.toml to be edited.
@@ -81,7 +75,7 @@ def enrol_member(
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="What `node init` or `node rotate` made.")],
     fingerprint: Annotated[str, typer.Option(help="Of the request, as the institution read it out to you.")],
     out: Annotated[Path | None, typer.Option(help="File to send back; NAME.enrolment.json here when left out.")] = None,
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Enrol an institution, or a member's new transport key, and write the file that goes back to it.
@@ -134,7 +128,7 @@ def revoke_member(
     folder: _Folder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The institution's name; `federation members` has it.")],
     reason: Annotated[str, typer.Option(help="Why, for the log.")],
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Revoke a member: its keys are refused from now on and for good, and the charter no longer names it.
@@ -163,7 +157,7 @@ def reviewer(
     enrolments: Annotated[
         list[Path], typer.Argument(metavar="ENROLMENT...", help="What `review key enrol --json` printed.")
     ],
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Add reviewers to the charter, whom their institutions enrolled with `cohortium review key enrol`.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cohortium.cli.access import authorised
+from cohortium.cli.options import PasswordFile
 from cohortium.client.joining import found_node, join, rotate
 from cohortium.client.node import NodeIdentity
 from cohortium.client.serving import at_work
@@ -19,7 +20,7 @@ from cohortium.study.contract import load_contract
 from cohortium.study.document import validated
 from cohortium.study.enrolment import FORMS, EnrolmentRequest, file_name, load_enrolment
 from cohortium.study.errors import DataError
-from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
+from cohortium.study.keys import find_password, write_whole
 from cohortium.study.plan import MAX_EPSILON
 
 __all__ = ["app"]
@@ -31,13 +32,6 @@ app = typer.Typer(
 )
 
 _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The node's state folder.")]
-_PasswordFile = Annotated[
-    Path | None,
-    typer.Option(
-        help=f"File whose first line is the keys' password; else {PASSWORD_FILE}, the systemd credential {CREDENTIAL}, "
-        "or a prompt."
-    ),
-]
 _Out = Annotated[Path | None, typer.Option(help="File to send; NAME.request.json here when left out.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -53,7 +47,7 @@ def init(
     lifetime_epsilon: Annotated[float, typer.Option(help="Most that one person's privacy ever pays.")] = MAX_EPSILON,
     lifetime_delta: Annotated[float, typer.Option(help="The delta of that budget.")] = 1e-6,
     out: _Out = None,
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Make a node's folder with its keys, and the request that goes to the coordinator.
@@ -79,7 +73,7 @@ def join_federation(
     folder: _Folder,
     enrolment: Annotated[Path, typer.Argument(metavar="ENROLMENT", help="What the coordinator sent back.")],
     fingerprint: Annotated[str, typer.Option(help="Of the coordinator, as it was read out to you.")],
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Take the coordinator's enrolment: its CA, its identity key, and this node's certificate.
@@ -102,7 +96,7 @@ def join_federation(
 
 
 @app.command("rotate")
-def rotate_key(folder: _Folder, out: _Out = None, password_file: _PasswordFile = None, as_json: _Json = False) -> None:
+def rotate_key(folder: _Folder, out: _Out = None, password_file: PasswordFile = None, as_json: _Json = False) -> None:
     """Make a new transport key, and the request for its certificate; the old key serves until `join` takes the answer.
 
     A certificate is good for 397 days: rotate before. With the coordinator's `federation enrol` the old one is revoked,
@@ -122,7 +116,7 @@ def start(
     health_port: Annotated[
         int, typer.Option(help="Port on loopback of /healthz and /metrics; 0 takes a free one.")
     ] = 9442,
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: answer what approved plans foresee, fetch proposals, deliver approvals.
 

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from cohortium.cli.access import authorised
+from cohortium.cli.options import PasswordFile
 from cohortium.cli.progress import progress_printer
 from cohortium.client.approving import approval_file, approve, decline
 from cohortium.client.node import read_key
@@ -25,7 +26,7 @@ from cohortium.server.founding import open_coordinator
 from cohortium.server.studies import Attempted, Studies, StudyRun, StudyStatus
 from cohortium.study.charter import load_charter
 from cohortium.study.errors import CohortiumError, DataError, RefusedError, printable
-from cohortium.study.keys import CREDENTIAL, PASSWORD_FILE, find_password, write_whole
+from cohortium.study.keys import find_password, write_whole
 from cohortium.study.plans import load_plan, named_model
 from cohortium.study.proposal import MAX_PROPOSAL, parse_approval
 from cohortium.study.software import installed_software
@@ -54,13 +55,6 @@ _SomePlan = Annotated[
 ]
 _File = Annotated[
     Path | None, typer.Option("--proposal", help="A proposal that was handed over as a file; it is kept.")
-]
-_PasswordFile = Annotated[
-    Path | None,
-    typer.Option(
-        help=f"File whose first line is the keys' password; else {PASSWORD_FILE}, the systemd credential {CREDENTIAL}, "
-        "or a prompt."
-    ),
 ]
 _Wait = Annotated[bool, typer.Option("--wait", help="Stay until the run ends, with a line for every question.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -94,7 +88,7 @@ def propose(
         Path | None, typer.Option(help="For a campaign whose plan names the encoder's model by digest: its file.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write the proposal to as well, to hand it over.")] = None,
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Propose a plan to the members, with the code that is installed here, signed.
@@ -231,7 +225,7 @@ def approve_plan(
     plan: _SomePlan = None,
     proposal: _File = None,
     out: Annotated[Path | None, typer.Option(help="File to write the approval to as well, to hand it over.")] = None,
-    password_file: _PasswordFile = None,
+    password_file: PasswordFile = None,
     as_json: _Json = False,
 ) -> None:
     """Approve a proposed plan under the institution's signature: its node answers the plan until its last day.
